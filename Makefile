@@ -1,0 +1,203 @@
+# Makefile - the only build file of ssmtools
+# SPDX-License-Identifier: MIT
+#
+#   make demo    the main job: real text -> shards -> trained model -> merged checkpoint -> scores, report
+#   make check   every test
+#   make info    what was detected and what the knobs are set to
+#
+# Knobs (command line, environment, or a local config.mk that git ignores):
+#   DEBUG=1            -O1 -g, assertions of the libraries
+#   SAN=1              AddressSanitizer and UndefinedBehaviorSanitizer
+#   MATMUL=dnnl|cblas  the library behind matrix products on the CPU
+#   CUDA=0|1           device code; detected by nvcc
+#   V=1                print commands;  O=DIR build elsewhere;  PREFIX= DESTDIR= for install
+
+MAKEFLAGS += --warn-undefined-variables -rR --no-print-directory
+.DELETE_ON_ERROR:
+.SUFFIXES:
+SHELL := /bin/sh
+-include config.mk
+
+VERSION := 0.1.0
+DEBUG ?= 0
+SAN   ?= 0
+MATMUL ?= dnnl
+CUDA  ?= $(if $(shell command -v nvcc 2>/dev/null),1,0)
+V     ?= 0
+PREFIX ?= /usr/local
+DESTDIR ?=
+CORPUS ?=
+MODEL ?=
+Q := $(if $(filter 1,$(V)),,@)
+
+VARIANT := $(if $(filter 1,$(SAN)),san,$(if $(filter 1,$(DEBUG)),debug,release))
+O ?= build/$(VARIANT)
+
+CC := $(if $(filter default undefined,$(origin CC)),gcc,$(CC))
+AR := ar
+LD := ld
+OBJCOPY := objcopy
+ARCH := $(shell uname -m)
+
+# ---- flags ----
+PKG := hdf5 libzstd libxxhash jansson mpich
+PKG_CFLAGS = $(shell pkg-config --cflags $(PKG) 2>/dev/null | sed 's/-I/-isystem /g')
+PKG_LIBS   = $(shell pkg-config --libs $(filter-out mpich,$(PKG)) 2>/dev/null) -lmpich
+WARN := -Wall -Wextra -Wpedantic -Wshadow -Wstrict-prototypes -Wmissing-prototypes -Wvla -Wpointer-arith \
+        -Wwrite-strings -Werror=implicit-function-declaration $(if $(filter 1,$(WERROR)),-Werror)
+WERROR ?= 0
+OPT_release := -O2 -g -DNDEBUG
+OPT_debug := -O1 -g
+OPT_san := -O1 -g -fno-omit-frame-pointer -fsanitize=address,undefined -fno-sanitize-recover=undefined
+EXTRA_CFLAGS ?=
+BASE_CFLAGS = -std=c11 -D_POSIX_C_SOURCE=200809L -pthread -fopenmp $(OPT_$(VARIANT)) $(WARN) $(EXTRA_CFLAGS)
+ALLC = $(BASE_CFLAGS) -I. -Ikernels -Itests -I$O/gen $(PKG_CFLAGS)
+# The kernels: neither -ffinite-math-only, a NaN must stay one, nor -fassociative-math, vmath.h rounds by adding
+# and subtracting a large number; sums that run in vector lanes say so in the source.
+KOPT_release := -O3 -g
+KOPT_debug := -O1 -g
+KOPT_san := -O1 -g -fno-omit-frame-pointer -fsanitize=address,undefined -fno-sanitize-recover=undefined
+KERNEL_C = -std=c11 -D_POSIX_C_SOURCE=200809L -fopenmp $(KOPT_$(VARIANT)) $(WARN) $(EXTRA_CFLAGS) -I. \
+        -ffp-contract=fast -fno-math-errno -fno-trapping-math
+MATMUL_LIBS := $(if $(filter cblas,$(MATMUL)),-lopenblas,-ldnnl)
+MATMUL_C := $(if $(filter cblas,$(MATMUL)),-DSSM_CBLAS,)
+# polite.c stands in front of functions of shared libraries: nothing else pulls it out of the archive.
+LDFLAGS += -Wl,-u,ucp_worker_progress -pthread -fopenmp $(if $(filter 1,$(SAN)),-fsanitize=address$(comma)undefined,)
+LIBS = $(PKG_LIBS) $(MATMUL_LIBS) -lm -ldl
+comma := ,
+
+# ---- sources ----
+COMMON_SRC := $(filter-out common/io/h5zstd_plugin.c,$(wildcard common/*/*.c))
+KERNEL_PLAIN := $(wildcard kernels/backend.c kernels/matmul.c)
+KERNEL_SRC := $(filter-out $(KERNEL_PLAIN),$(wildcard kernels/*.c))
+# One set of kernels an instruction set; the program takes the best that the machine has. Sanitizers get one.
+ISA := $(if $(filter 1,$(SAN)),generic,$(if $(filter x86_64,$(ARCH)),v2 v3 v4,generic))
+ISA_FLAGS_v2 := -march=x86-64-v2
+ISA_FLAGS_v3 := -march=x86-64-v3
+ISA_FLAGS_v4 := -march=x86-64-v4 -mprefer-vector-width=512
+ISA_FLAGS_generic := $(if $(filter 1x86_64,$(SAN)$(ARCH)),-march=x86-64-v3)
+ISA_DEFS := $(if $(filter generic,$(ISA)),-DCPU_ONE_VARIANT)
+TOOLS := $(patsubst tools/%.c,%,$(wildcard tools/*.c))
+TEST_MAINS := $(filter-out ops,$(patsubst tests/%.c,%,$(filter-out $(wildcard tests/ops_*.c),$(wildcard tests/*.c))))
+TEST_BINS := $(if $(wildcard tests/ops.c),ops) $(TEST_MAINS)
+
+LIB_OBJ := $(COMMON_SRC:%.c=$O/%.o) $(KERNEL_PLAIN:%.c=$O/%.o) $(if $(KERNEL_SRC),$(ISA:%=$O/kernels/cpu-%.o))
+TOOL_BIN := $(TOOLS:%=$O/bin/%)
+TEST_BIN := $(TEST_BINS:%=$O/tests/%)
+PLUGIN := $(if $(wildcard common/io/h5zstd_plugin.c),$O/lib/libh5zstd.so)
+
+.PHONY: all tools tests info deps demo check check-unit check-san check-long perf lint format install bundle clean force
+all: tools
+tools: $(TOOL_BIN) $(PLUGIN)
+tests: $(TEST_BIN)
+
+# ---- rules ----
+# A stamp holds the command; it changes, and with it every object, only when the command does.
+define stamp
+$O/$(1): force
+	@mkdir -p $$(@D); printf '%s\n' '$(2)' | cmp -s - $$@ || printf '%s\n' '$(2)' >$$@
+endef
+$(eval $(call stamp,cflags,$$(CC) $$(ALLC) $$(MATMUL_C) $$(ISA_DEFS)))
+$(eval $(call stamp,kflags,$$(CC) $$(KERNEL_C) $$(ISA)))
+$(eval $(call stamp,ldflags,$$(CC) $$(LDFLAGS) $$(LIBS) $$(LIB_OBJ)))
+
+$O/gen/buildinfo.h: force
+	@mkdir -p $(@D); { \
+	printf '#define SSM_VERSION "%s%s"\n' '$(VERSION)' \
+	  "$$(git describe --always --dirty 2>/dev/null | sed 's/^/-g/')"; \
+	printf '#define SSM_BUILD "build: $(VARIANT), %s\\nmatmul: $(MATMUL)\\nhdf5: %s\\nmpi: mpich %s\\nzstd: %s\\n"\n' \
+	  "$$($(CC) --version | head -n 1 | tr -d '"')" "$$(pkg-config --modversion hdf5)" \
+	  "$$(pkg-config --modversion mpich)" "$$(pkg-config --modversion libzstd)"; } >$@.new; \
+	cmp -s $@.new $@ && rm $@.new || mv $@.new $@
+
+$O/%.o: %.c $O/cflags | $O/gen/buildinfo.h
+	@mkdir -p $(@D)
+	$Q$(CC) $(ALLC) $(if $(filter kernels/%,$<),$(MATMUL_C) $(ISA_DEFS)) -MMD -MP -c -o $@ $<
+
+define isa_rules
+$O/kernels/$(1)/%.o: kernels/%.c $O/kflags
+	@mkdir -p $$(@D)
+	$$Q$$(CC) $$(KERNEL_C) $$(ISA_FLAGS_$(1)) -DCPU_TABLE=backend_cpu_$(1) '-DCPU_VARIANT="$(if $(filter v%,$(1)),x86-64-)$(1)"' -MMD -MP -c -o $$@ $$<
+# All of one set in one object of which only the table is seen, so that the sets do not clash.
+$O/kernels/cpu-$(1).o: $$(KERNEL_SRC:kernels/%.c=$O/kernels/$(1)/%.o)
+	$$Q$$(LD) -r -o $$@.all $$^ && $$(OBJCOPY) --keep-global-symbol=backend_cpu_$(1) $$@.all $$@ && rm $$@.all
+endef
+$(foreach i,$(ISA),$(eval $(call isa_rules,$(i))))
+
+$O/libssm.a: $(LIB_OBJ)
+	@rm -f $@
+	$Q$(AR) rcs $@ $^
+
+$O/bin/%: $O/tools/%.o $O/libssm.a $O/ldflags
+	@mkdir -p $(@D)
+	$Q$(CC) $(LDFLAGS) -o $@ $< $O/libssm.a $(LIBS)
+
+$O/tests/ops: $(patsubst %.c,$O/%.o,$(wildcard tests/ops.c tests/ops_*.c)) $O/libssm.a $O/ldflags
+	@mkdir -p $(@D)
+	$Q$(CC) $(LDFLAGS) -o $@ $(filter %.o,$^) $O/libssm.a $(LIBS) -lcmocka
+$(TEST_MAINS:%=$O/tests/%): $O/tests/%: $O/tests/%.o $O/libssm.a $O/ldflags
+	@mkdir -p $(@D)
+	$Q$(CC) $(LDFLAGS) -o $@ $< $O/libssm.a $(LIBS) -lcmocka
+
+$O/lib/libh5zstd.so: common/io/h5zstd_plugin.c $O/cflags
+	@mkdir -p $(@D)
+	$Q$(CC) $(filter-out -fsanitize%,$(ALLC)) -fPIC -shared -MMD -MP -MF $O/lib/h5zstd.d -o $@ $< -lzstd
+
+-include $(shell find $O -name '*.d' 2>/dev/null)
+
+info:
+	@echo 'version   $(VERSION) $(shell git describe --always --dirty 2>/dev/null)'
+	@echo 'variant   $(VARIANT) in $O   (DEBUG=$(DEBUG) SAN=$(SAN))'
+	@echo 'compiler  $(shell $(CC) --version 2>/dev/null | head -n 1)'
+	@echo 'kernels   $(ISA)   (SSM_CPU=$(lastword $(ISA)) at run time takes a lower one)'
+	@echo 'matmul    $(MATMUL)   (MATMUL=dnnl|cblas)'
+	@for p in $(PKG); do printf '%-9s %s\n' $$p "$$(pkg-config --modversion $$p 2>/dev/null || echo missing: make deps)"; done
+	@echo 'cuda      $(if $(filter 1,$(CUDA)),$(shell nvcc --version 2>/dev/null | sed -n 's/.*release \([0-9.]*\).*/toolkit \1/p')$(if $(wildcard kernels/*.cu),,; no device sources in this version),off)   (CUDA=$(CUDA))'
+
+# ---- what people and CI run ----
+deps:
+	@sh .ci/deps.sh
+
+demo: deps
+	+@$(MAKE) tools
+	@BIN=$O/bin CORPUS='$(CORPUS)' MODEL='$(MODEL)' sh examples/demo.sh
+
+PROVE := prove -j2 --timer
+TEST_ENV = SSM_BIN=$(abspath $O)/bin SSM_TESTS=$(abspath $O)/tests SSM_TOP=$(CURDIR) SSM_PLUGIN=$(abspath $O)/lib OMP_NUM_THREADS=2
+
+check: deps
+	+@$(MAKE) WERROR=1 tools tests
+	@$(TEST_ENV) $(PROVE) $(patsubst %,$O/tests/%,$(filter-out mk%,$(TEST_BINS))) $(sort $(wildcard tests/cli/*.t))
+	+@$(MAKE) SAN=1 check-unit
+
+# The C tests alone, for another variant: make SAN=1 check-unit
+check-unit:
+	+@$(MAKE) tests
+	@$(TEST_ENV) ASAN_OPTIONS=detect_leaks=0 $(PROVE) $(patsubst %,$O/tests/%,$(filter-out mk%,$(TEST_BINS)))
+
+check-long: check
+	+@$(MAKE) SAN=1 tools tests
+	@$(MAKE) -s SAN=1 run-long
+	@$(TEST_ENV) $(PROVE) $(sort $(wildcard tests/long/*.t))
+.PHONY: run-long
+run-long:
+	@$(TEST_ENV) ASAN_OPTIONS=detect_leaks=0 $(PROVE) $(sort $(wildcard tests/cli/*.t))
+
+perf: tools tests
+	@$O/tests/ops --perf
+	@SSM_BIN=$O/bin sh tests/perf/train.sh
+
+lint:
+	@sh tests/lint.sh
+
+format:
+	@clang-format -i $(wildcard tools/*.c common/*/*.[ch] kernels/*.[ch] tests/*.[ch])
+
+install: tools
+	@sh tests/../pipelines/install.sh '$O' '$(DESTDIR)$(PREFIX)' '$(PREFIX)' '$(VERSION)'
+
+bundle: tools tests
+	@sh pipelines/bundle.sh '$O' '$(VERSION)'
+
+clean:
+	rm -rf build

@@ -1,0 +1,180 @@
+/* err.c - how a tool speaks to people and how it ends
+ * SPDX-License-Identifier: MIT
+ */
+#define _GNU_SOURCE
+#include "err.h"
+
+#include <errno.h>
+#include <pthread.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+#define LINE 2048
+
+static const char *program = "ssmtools";
+static char who[128];              /* "ssmtrain" or "ssmtrain[3@node07]" */
+static int my_rank;
+static int verbosity = 1;
+static void (*hooks[8])(int);
+static int n_hooks;
+static void (*end_hook)(void);
+static void (*patience)(void);
+static _Thread_local char last[LINE];
+static pthread_mutex_t dying = PTHREAD_MUTEX_INITIALIZER;
+
+void err_init(const char *name)
+{
+    program = name;
+    snprintf(who, sizeof who, "%s", name);
+}
+
+void err_set_rank(int rank, int size)
+{
+    my_rank = rank;
+    if (size > 1) {
+        char host[64] = "?";
+        gethostname(host, sizeof host - 1);
+        snprintf(who, sizeof who, "%s[%d@%s]", program, rank, host);
+    }
+}
+
+const char *err_program(void) { return program; }
+int err_rank(void) { return my_rank; }
+void err_set_verbosity(int level) { verbosity = level; }
+int err_verbosity(void) { return verbosity; }
+
+static void say(const char *kind, const char *fmt, va_list ap, const char *tail)
+{
+    char line[LINE];
+    size_t n = (size_t)snprintf(line, sizeof line, "%s: %s", who[0] ? who : program, kind);
+    int m = vsnprintf(line + n, sizeof line - n, fmt, ap);
+    n = m < 0 || n + (size_t)m >= sizeof line ? sizeof line - 1 : n + (size_t)m;
+    if (tail) {
+        m = snprintf(line + n, sizeof line - n, ": %s", tail);
+        n = n + (size_t)m >= sizeof line ? sizeof line - 1 : n + (size_t)m;
+    }
+    for (size_t i = 0; i < n; i++)
+        if ((unsigned char)line[i] < ' ' || line[i] == 127)
+            line[i] = '?';
+    if (n == sizeof line - 1)
+        n--;
+    line[n++] = '\n';
+    for (size_t done = 0; done < n;) {
+        ssize_t k = write(STDERR_FILENO, line + done, n - done);
+        if (k < 0 && errno == EINTR)
+            continue;
+        if (k <= 0)
+            break; /* stderr is gone: nobody is left to tell */
+        done += (size_t)k;
+    }
+}
+
+/* All ranks often meet the same error at once. The others give rank 0 the time to say it and to end them with it, so
+ * that people read one line; an error of their own comes a moment later. Meanwhile they must answer: rank 0's
+ * abort waits for it. */
+static void let_rank_0_speak(void)
+{
+    for (int ms = 0; my_rank != 0 && ms < 1000; ms++) {
+        if (patience)
+            patience();
+        usleep(1000);
+    }
+}
+
+static void leave(int code)
+{
+    pthread_mutex_lock(&dying); /* one thread ends the process; another that fails meanwhile waits here */
+    while (n_hooks > 0)
+        hooks[--n_hooks](code);
+    fflush(stdout);
+    _exit(code);
+}
+
+#define SAY_AND_LEAVE(code, tail)          \
+    do {                                   \
+        va_list ap;                        \
+        let_rank_0_speak();                \
+        va_start(ap, fmt);                 \
+        say("", fmt, ap, tail);            \
+        va_end(ap);                        \
+        leave(code);                       \
+        _exit(code);                       \
+    } while (0)
+
+void die(const char *fmt, ...) { SAY_AND_LEAVE(EXIT_FAILED, NULL); }
+
+void die_errno(const char *fmt, ...)
+{
+    int e = errno;
+    SAY_AND_LEAVE(EXIT_FAILED, strerror(e));
+}
+
+void die_usage(const char *fmt, ...)
+{
+    char hint[80];
+    snprintf(hint, sizeof hint, "try '%s --help'", program);
+    SAY_AND_LEAVE(EXIT_USAGE, hint);
+}
+
+void die_code(int code, const char *fmt, ...) { SAY_AND_LEAVE(code, NULL); }
+
+void bug(const char *fmt, ...)
+{
+    va_list ap;
+    va_start(ap, fmt);
+    say("bug: ", fmt, ap, NULL);
+    va_end(ap);
+    abort();
+}
+
+void warn(const char *fmt, ...)
+{
+    if (my_rank != 0)
+        return;
+    va_list ap;
+    va_start(ap, fmt);
+    say("warning: ", fmt, ap, NULL);
+    va_end(ap);
+}
+
+void note(int level, const char *fmt, ...)
+{
+    if (my_rank != 0 || level > verbosity)
+        return;
+    va_list ap;
+    va_start(ap, fmt);
+    say("", fmt, ap, NULL);
+    va_end(ap);
+}
+
+void err_at_end(void (*hook)(void)) { end_hook = hook; }
+void err_at_wait(void (*hook)(void)) { patience = hook; }
+
+void err_end(int code)
+{
+    if (end_hook)
+        end_hook();
+    exit(code);
+}
+
+int err_set(const char *fmt, ...)
+{
+    char text[LINE]; /* the arguments may hold err_last() itself */
+    va_list ap;
+    va_start(ap, fmt);
+    vsnprintf(text, sizeof text, fmt, ap);
+    va_end(ap);
+    memcpy(last, text, sizeof last);
+    return -1;
+}
+
+const char *err_last(void) { return last; }
+
+void err_at_die(void (*hook)(int))
+{
+    if (n_hooks == (int)(sizeof hooks / sizeof *hooks))
+        bug("more than %d hooks at die", n_hooks);
+    hooks[n_hooks++] = hook;
+}

@@ -1,0 +1,267 @@
+/* out.c - output files that are whole or not there
+ * SPDX-License-Identifier: MIT
+ */
+#define _GNU_SOURCE
+#include <dirent.h>
+#include <errno.h>
+#include <fcntl.h>
+#include <signal.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include "err.h"
+#include "mem.h"
+#include "out.h"
+
+struct out {
+    char *path, *temp;
+    struct out *next;
+};
+
+static struct out *open_outs;
+
+static void unlink_all(int code)
+{
+    (void)code;
+    for (struct out *o = open_outs; o; o = o->next)
+        unlink(o->temp);
+}
+
+/* A signal that would end us: unlink() is async-signal-safe, the list changes only between signals
+ * (they are blocked while it does). */
+static void on_signal(int sig)
+{
+    unlink_all(0);
+    signal(sig, SIG_DFL);
+    raise(sig);
+}
+
+/* MPI libraries end a process by exit() when another rank has aborted. */
+static void on_exit_unlink(void) { unlink_all(0); }
+
+static void watch_signals(void)
+{
+    static const int sigs[] = { SIGINT, SIGTERM, SIGHUP };
+    for (size_t i = 0; i < sizeof sigs / sizeof *sigs; i++) {
+        struct sigaction old;
+        sigaction(sigs[i], NULL, &old);
+        if (old.sa_handler == SIG_DFL)
+            signal(sigs[i], on_signal);
+    }
+}
+
+static void block(sigset_t *old)
+{
+    sigset_t all;
+    sigfillset(&all);
+    pthread_sigmask(SIG_BLOCK, &all, old);
+}
+
+static char *dir_of(const char *path)
+{
+    const char *slash = strrchr(path, '/');
+    if (!slash)
+        return xstrdup(".");
+    if (slash == path)
+        return xstrdup("/");
+    return xasprintf("%.*s", (int)(slash - path), path);
+}
+
+/* Temporaries are "NAME.tmp.HOST.PID": those of dead processes on this host are nobody's. */
+static void sweep(const char *path, const char *host)
+{
+    char *dir = dir_of(path);
+    char *prefix = xasprintf("%s.tmp.%s.", path_base(path), host);
+    DIR *d = opendir(dir);
+    struct dirent *e;
+    while (d && (e = readdir(d))) {
+        if (strncmp(e->d_name, prefix, strlen(prefix)) != 0)
+            continue;
+        char *end;
+        long pid = strtol(e->d_name + strlen(prefix), &end, 10);
+        if (*end || pid <= 0 || (kill((pid_t)pid, 0) == 0 || errno != ESRCH))
+            continue;
+        char *dead = path_join(dir, e->d_name);
+        unlink(dead);
+        free(dead);
+    }
+    if (d)
+        closedir(d);
+    free(prefix);
+    free(dir);
+}
+
+struct out *out_open(const char *path, bool force)
+{
+    static bool hooked;
+    if (!hooked) {
+        err_at_die(unlink_all);
+        atexit(on_exit_unlink);
+        watch_signals();
+        hooked = true;
+    }
+    if (!force && path_exists(path))
+        die("'%s' exists; --force replaces it", path);
+    char host[64] = "host";
+    gethostname(host, sizeof host - 1);
+    sweep(path, host);
+    struct out *o = xcalloc(1, sizeof *o);
+    o->path = xstrdup(path);
+    o->temp = xasprintf("%s.tmp.%s.%ld", path, host, (long)getpid());
+    int fd = open(o->temp, O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0666);
+    if (fd < 0)
+        die_errno("cannot write '%s'", path);
+    close(fd);
+    sigset_t old;
+    block(&old);
+    o->next = open_outs;
+    open_outs = o;
+    pthread_sigmask(SIG_SETMASK, &old, NULL);
+    return o;
+}
+
+const char *out_temp(const struct out *o) { return o->temp; }
+
+static void forget(struct out *o)
+{
+    sigset_t old;
+    block(&old);
+    struct out **p = &open_outs;
+    while (*p && *p != o)
+        p = &(*p)->next;
+    if (*p)
+        *p = o->next;
+    pthread_sigmask(SIG_SETMASK, &old, NULL);
+    free(o->path);
+    free(o->temp);
+    free(o);
+}
+
+void out_commit(struct out *o)
+{
+    int fd = open(o->temp, O_RDONLY | O_CLOEXEC);
+    if (fd < 0 || fsync(fd) < 0)
+        die_errno("cannot sync '%s'", o->path);
+    close(fd);
+    if (rename(o->temp, o->path) < 0)
+        die_errno("cannot rename '%s' to '%s'", o->temp, o->path);
+    char *dir = dir_of(o->path);
+    out_sync_dir(dir);
+    free(dir);
+    forget(o);
+}
+
+void out_abort(struct out *o)
+{
+    unlink(o->temp);
+    forget(o);
+}
+
+void out_write_file(const char *path, const void *data, size_t n, bool force)
+{
+    struct out *o = out_open(path, force);
+    FILE *f = fopen(o->temp, "w");
+    if (!f)
+        die_errno("cannot write '%s'", path);
+    bool ok = fwrite(data, 1, n, f) == n;
+    if (fclose(f) != 0 || !ok)
+        die_errno("cannot write '%s'", path);
+    out_commit(o);
+}
+
+void out_make_dirs(const char *path)
+{
+    char *p = xstrdup(path);
+    for (char *s = p + 1;; s++) {
+        char c = *s;
+        if (c != '/' && c != '\0')
+            continue;
+        *s = '\0';
+        if (mkdir(p, 0777) < 0 && errno != EEXIST)
+            die_errno("cannot make the folder '%s'", p);
+        *s = c;
+        if (!c)
+            break;
+    }
+    if (!path_is_dir(path))
+        die("'%s' is in the way: it is not a folder", path);
+    free(p);
+}
+
+void out_sync_dir(const char *path)
+{
+    int fd = open(path, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+    if (fd < 0)
+        die_errno("cannot open the folder '%s'", path);
+    /* Some network file systems answer EINVAL: they sync names by themselves. */
+    if (fsync(fd) < 0 && errno != EINVAL && errno != EROFS)
+        die_errno("cannot sync the folder '%s'", path);
+    close(fd);
+}
+
+void out_remove_tree(const char *path)
+{
+    DIR *d = opendir(path);
+    if (!d)
+        die_errno("cannot open the folder '%s'", path);
+    struct dirent *e;
+    while ((e = readdir(d))) {
+        if (strcmp(e->d_name, ".") == 0 || strcmp(e->d_name, "..") == 0)
+            continue;
+        char *p = path_join(path, e->d_name);
+        struct stat st;
+        if (lstat(p, &st) == 0 && S_ISDIR(st.st_mode))
+            out_remove_tree(p);
+        else if (unlink(p) < 0 && errno != ENOENT)
+            die_errno("cannot remove '%s'", p);
+        free(p);
+    }
+    closedir(d);
+    if (rmdir(path) < 0 && errno != ENOENT)
+        die_errno("cannot remove the folder '%s'", path);
+}
+
+void out_close_stdout(void)
+{
+    bool bad = ferror(stdout) != 0;
+    errno = 0;
+    if (fclose(stdout) != 0 && errno != EBADF)
+        bad = true;
+    if (bad && errno)
+        die_errno("cannot write the standard output");
+    if (bad)
+        die("cannot write the standard output");
+}
+
+bool path_exists(const char *path)
+{
+    struct stat st;
+    return lstat(path, &st) == 0;
+}
+
+bool path_is_dir(const char *path)
+{
+    struct stat st;
+    return stat(path, &st) == 0 && S_ISDIR(st.st_mode);
+}
+
+char *path_join(const char *dir, const char *name)
+{
+    size_t n = strlen(dir);
+    return xasprintf("%s%s%s", dir, n && dir[n - 1] == '/' ? "" : "/", name);
+}
+
+const char *path_base(const char *path)
+{
+    const char *slash = strrchr(path, '/');
+    return slash ? slash + 1 : path;
+}
+
+bool path_same(const char *a, const char *b)
+{
+    struct stat sa, sb;
+    return stat(a, &sa) == 0 && stat(b, &sb) == 0 && sa.st_dev == sb.st_dev && sa.st_ino == sb.st_ino;
+}
