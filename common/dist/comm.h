@@ -1,0 +1,70 @@
+/* comm.h - groups of ranks and what they say to each other
+ * SPDX-License-Identifier: MIT
+ *
+ * A struct comm is a group of ranks on a transport: MPI for host memory (mpi.c), or nobody, when a tool runs as one
+ * process (solo.c: no MPI library call is made, so tools start on any login node). Device memory gets a
+ * transport of its own with the same table. Everything above talks through these functions only.
+ *
+ * "Collective": every rank of the group must call it, in the same order. Sums are taken in rank order,
+ * so they are the same bits wherever the ranks sit and however messages arrive (MPI_Allreduce does not
+ * promise that).
+ */
+#ifndef SSM_COMM_H
+#define SSM_COMM_H
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+struct comm {
+    int rank, size;
+    const struct transport *t;
+    void *impl;
+};
+
+/* The table a transport fills; counts are bytes unless said, all may exceed 2^31. */
+struct transport {
+    const char *name;
+    void (*barrier)(struct comm *c);
+    void (*bcast)(struct comm *c, void *data, size_t bytes, int root);
+    /* all[r*bytes...] = mine of rank r */
+    void (*all_gather)(struct comm *c, const void *mine, size_t bytes, void *all);
+    /* rank r gets send[sdispl[r]...+scount[r]]; all arrays have one entry a rank */
+    void (*all_to_all)(struct comm *c, const void *send, const size_t *scount, const size_t *sdispl, void *recv,
+                       const size_t *rcount, const size_t *rdispl);
+    void (*send)(struct comm *c, const void *data, size_t bytes, int to, int tag);
+    void (*recv)(struct comm *c, void *data, size_t bytes, int from, int tag);
+    struct comm *(*split)(struct comm *c, int color, int key);
+    void (*release)(struct comm *c);
+};
+
+/* Starts MPI when a launcher started us (mpiexec, srun with an MPI plugin), else we are alone. Dies when Slurm
+ * started several tasks without MPI (srun --mpi=none), which would silently be as many separate runs.
+ * Finishes MPI at exit(), aborts it at die(). Call it first in main(), after err_init(). */
+void comm_init(int *argc, char ***argv);
+struct comm *comm_world(void);
+/* Rank among those on this host, and how many they are. */
+int comm_local_rank(void);
+int comm_local_size(void);
+
+/* Collective. The ranks of one color, ordered by key, then rank. color < 0: NULL. */
+struct comm *comm_split(struct comm *c, int color, int key);
+void comm_free(struct comm *c);
+
+/* All collective. */
+void comm_barrier(struct comm *c);
+void comm_bcast(struct comm *c, void *data, size_t bytes, int root);
+void comm_all_gather(struct comm *c, const void *mine, size_t bytes, void *all);
+/* In place sums in rank order; scratch for f32: every rank adds its share of the elements. */
+void comm_sum_f32(struct comm *c, float *x, int64_t n);
+void comm_sum_f64(struct comm *c, double *x, int64_t n);
+void comm_sum_i64(struct comm *c, int64_t *x, int64_t n);
+int64_t comm_max_i64(struct comm *c, int64_t x);
+/* The worst of the ranks' exit codes (93 over 2 over 1 over 75 over 0), for all to leave with. */
+int comm_agree(struct comm *c, int code);
+
+/* Not collective: pairs. */
+void comm_send(struct comm *c, const void *data, size_t bytes, int to, int tag);
+void comm_recv(struct comm *c, void *data, size_t bytes, int from, int tag);
+
+#endif
