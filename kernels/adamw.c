@@ -1,0 +1,67 @@
+/* adamw.c - AdamW update and the sum of squares for clipping
+ * SPDX-License-Identifier: MIT
+ *
+ *   g = grad gscale;  m = b1 m + (1-b1) g;  v = b2 v + (1-b2) g^2
+ *   p = p - lr ( (m/(1-b1^step)) / (sqrt(v/(1-b2^step)) + eps) + decay p )
+ * (Loshchilov & Hutter 2019, alg. 2.) The scalars are made in double, once.
+ */
+#include <math.h>
+
+#include "cpu.h"
+
+#define BLOCK 4096 /* elements that one thread takes at a time: 16 KiB of each array */
+
+void cpu_adamw(const struct adamw *a)
+{
+    float b1 = (float)a->beta1, c1 = (float)(1.0 - a->beta1);
+    float b2 = (float)a->beta2, c2 = (float)(1.0 - a->beta2);
+    float lr_m = (float)(a->lr / (1.0 - pow(a->beta1, (double)a->step)));
+    float scale_v = (float)(1.0 / (1.0 - pow(a->beta2, (double)a->step)));
+    float lr_p = (float)(a->lr * a->decay);
+    float eps = (float)a->eps, gscale = (float)a->gscale;
+
+    if (a->step < 1)
+        cpu_fault("adamw", "step", "is less than 1");
+#pragma omp parallel
+    {
+        unsigned mode = cpu_flush_begin();
+
+#pragma omp for schedule(static)
+        for (int64_t i0 = 0; i0 < a->n; i0 += BLOCK) {
+            int64_t n = cpu_min(BLOCK, a->n - i0);
+            const float *restrict grad = a->grad + i0;
+            float *restrict p = a->p + i0, *restrict m = a->m + i0, *restrict v = a->v + i0;
+
+#pragma omp simd
+            for (int64_t i = 0; i < n; i++) {
+                float g = grad[i] * gscale;
+                float mi = b1 * m[i] + c1 * g, vi = b2 * v[i] + c2 * g * g;
+
+                m[i] = mi;
+                v[i] = vi;
+                p[i] -= lr_m * mi / (sqrtf(vi * scale_v) + eps) + lr_p * p[i];
+            }
+        }
+        cpu_flush_end(mode);
+    }
+}
+
+double cpu_sumsq(const float *p, int64_t n)
+{
+    double part[64], sum = 0;
+    int64_t each = cpu_piece(n, BLOCK), pieces = cpu_ceil(n, each);
+
+#pragma omp parallel for schedule(static)
+    for (int64_t k = 0; k < pieces; k++) {
+        int64_t i1 = cpu_min(n, (k + 1) * each);
+        double s = 0;
+
+#pragma omp simd reduction(+ : s)
+        for (int64_t i = k * each; i < i1; i++)
+            s += (double)p[i] * (double)p[i];
+        part[k] = s;
+    }
+    for (int64_t k = 0; k < pieces; k++)
+        sum += part[k];
+    return sum;
+}

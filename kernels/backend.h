@@ -1,0 +1,258 @@
+/* backend.h - the op table: what a model may ask of a device
+ * SPDX-License-Identifier: MIT
+ *
+ * A backend is a table of functions: memory, copies, and each op forward, backward and, for layers
+ * with memory, one token at a time ("step"). The formula stands beside the struct of each op.
+ * The CPU version (op.c) is the readable specification; a device version stands beside it (op.cu).
+ *
+ * Conventions
+ *   B sequences, T tokens of each, M = B*T rows (row b*T+t), C channels, D width of the model, V vocabulary.
+ *   A tensor is rows of contiguous elements; `ld` is the distance of two rows, in elements, so an op
+ *   can read some columns of a wider matrix in place. data == NULL: the tensor is absent.
+ *   The letter before a shape: "=" the op overwrites it, "+=" the op adds to it, none: read only.
+ *   Backward passes overwrite gradients of activations and add to gradients of parameters, unless
+ *   the field says otherwise.
+ *   `start` [B,T] int32, ld T: the row position at which the token's document begins; negative when it
+ *   began before this row (then initial state, conv halo and earlier keys count). The value is exact:
+ *   with -2 the conv sees two inputs of the halo and attention two keys before the row; -(1 << 30)
+ *   means before everything. NULL: every token's document began before everything. start[t] <= t, and
+ *   start does not fall along a row. Positions before the row without a given state read as zero.
+ *   `work`: scratch memory that the caller provides; its size in bytes is what op_work() returns for
+ *   the same struct and number of threads. It may hold anything. Ops allocate nothing, keep nothing,
+ *   and call nothing above them. Tensors overlap only where a field says "may be".
+ *   Accumulation is in fp32 or better. For the same shapes, pointers' alignment aside, and the same
+ *   number of threads an op returns the same bits: no atomics, fixed reduction order.
+ *
+ * To add an op: (1) its struct and formula here, (2) its slots in struct backend, (3) kernels/OP.c,
+ * (4) the line in kernels/cpu.c, (5) its cases in tests/ops.c: against a naive double-precision
+ * reference, gradients against central differences, odd sizes, documents. A slot left empty fails
+ * `make check`.
+ */
+#ifndef SSM_BACKEND_H
+#define SSM_BACKEND_H
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+enum dtype { F32, BF16, F16 };
+
+struct tensor {
+    void *data;
+    int64_t ld;        /* elements from one row to the next */
+    enum dtype dtype;
+};
+
+/* A tensor of floats with rows ld elements apart. */
+static inline struct tensor tensor_f32(const float *p, int64_t ld)
+{
+    return (struct tensor){ (void *)(uintptr_t)p, ld, F32 };
+}
+
+/* c [M,N] = or += op(a) op(b): op(a) [M,K], op(b) [K,N]; a transposed operand is stored [K,M] or [N,K].
+ * A linear layer's forward is trans_b (weights are stored [out,in]). */
+struct matmul {
+    int64_t M, N, K;
+    bool trans_a, trans_b;
+    bool accumulate;            /* c += rather than c = */
+    struct tensor a, b, c;
+};
+
+/* y[m] = table[ids[m]];  dtable[ids[m]] += dy[m] */
+struct embed {
+    int64_t M, D, V;
+    const int32_t *ids;         /* [M], 0 <= id < V */
+    struct tensor table;        /* [V,D] */
+    struct tensor y;            /* = [M,D] */
+    struct tensor dy;           /* [M,D] */
+    struct tensor dtable;       /* += [V,D] */
+};
+
+/* RMSNorm (Zhang & Sennrich 2019, eq. 4): y = w x r,  r = 1/sqrt(mean(x^2) + eps). */
+struct rmsnorm {
+    int64_t M, D;
+    double eps;
+    struct tensor x;            /* [M,D] */
+    struct tensor w;            /* [D] */
+    struct tensor y;            /* = [M,D] */
+    float *rstd;                /* = [M], saved for the backward pass */
+    struct tensor dy;           /* [M,D] */
+    struct tensor dx;           /* = [M,D], or += with accumulate_dx (dx may be dy only when !accumulate_dx) */
+    bool accumulate_dx;
+    struct tensor dw;           /* += [D] */
+    void *work;
+};
+
+/* Gated grouped RMSNorm of Mamba-2 (norm_before_gate = False): u = x silu(z),
+ * y = w u / sqrt(mean over the group's D/G channels of u^2 + eps). */
+struct gatednorm {
+    int64_t M, D, G;            /* G divides D */
+    double eps;
+    struct tensor x, z;         /* [M,D] */
+    struct tensor w;            /* [D] */
+    struct tensor y;            /* = [M,D] */
+    float *rstd;                /* = [M,G], saved */
+    struct tensor dy;           /* [M,D] */
+    struct tensor dx, dz;       /* = [M,D] */
+    struct tensor dw;           /* += [D] */
+    void *work;
+};
+
+/* Causal depthwise convolution: y[t] = act(bias + sum_j w[c,W-1-j] x[t-j]), j = 0..W-1, over the taps
+ * t-j >= start[t]; taps before the row read `halo`; act = SiLU or identity. */
+struct conv1d {
+    int64_t B, T, C, W;         /* W <= 8 */
+    bool silu;
+    const int32_t *start;       /* [B,T] or NULL */
+    struct tensor x;            /* [B*T,C] */
+    struct tensor w;            /* [C,W], the last tap is the current token */
+    struct tensor bias;         /* [C] or absent */
+    struct tensor halo;         /* [B*(W-1),C] or absent: the inputs before the row, oldest first */
+    struct tensor y;            /* = [B*T,C] */
+    struct tensor halo_out;     /* = [B*(W-1),C] or absent: the last W-1 inputs of halo|x */
+    struct tensor dy;           /* [B*T,C] */
+    struct tensor dx;           /* = [B*T,C] */
+    struct tensor dw, dbias;    /* += */
+    struct tensor dhalo;        /* = [B*(W-1),C] or absent */
+    void *work;
+    /* step: x, y [B,C]; halo [B*(W-1),C] is read and moved on by one token in place; the token
+     * belongs to the document of the halo. To start a document zero the halo. */
+};
+
+/* State-space duality, Mamba-2 (Dao & Gu 2024, eq. 16, sect. 6), per head h of group g = h/(H/G):
+ *   dt = clamp(softplus(dt_raw + dt_bias), dt_min, dt_max),  a = -exp(A_log)
+ *   S[t] = exp(dt a) S[t-1] + dt x[t] (x) B[t]      S [P,N]; S[t-1] = 0 at the start of a document
+ *   y[t] = S[t] C[t] + D x[t]
+ * Chunked: inside a chunk of Q tokens by products of matrices, between chunks by the state. */
+struct ssd {
+    int64_t B, T, H, P, G, N, Q; /* heads, head dim, groups (divide H), state size, chunk */
+    double dt_min, dt_max;      /* 0 and INFINITY: no clamp */
+    const int32_t *start;       /* [B,T] or NULL */
+    struct tensor x;            /* [B*T,H*P] */
+    struct tensor dt_raw;       /* [B*T,H] */
+    struct tensor Bm, Cm;       /* [B*T,G*N] */
+    struct tensor dt_bias, A_log, D; /* [H], always fp32 */
+    struct tensor h0;           /* [B*H*P,N] fp32 or absent: the state before the row */
+    struct tensor y;            /* = [B*T,H*P] */
+    struct tensor hT;           /* = [B*H*P,N] fp32 or absent: the state after the row; may be h0 */
+    float *states;              /* = [B,ceil(T/Q),H,P,N], the state that enters each chunk; saved;
+                                 * NULL in a forward pass without backward */
+    struct tensor dy;           /* [B*T,H*P] */
+    struct tensor dhT;          /* [B*H*P,N] or absent */
+    struct tensor dx;           /* = [B*T,H*P] */
+    struct tensor ddt_raw;      /* = [B*T,H] */
+    struct tensor dBm, dCm;     /* = [B*T,G*N] */
+    struct tensor ddt_bias, dA_log, dD; /* += [H] */
+    struct tensor dh0;          /* = [B*H*P,N] or absent */
+    void *work;
+    /* step (T = 1): h0 [B*H*P,N] is read and updated in place (hT is not used) */
+};
+
+/* Causal attention with grouped keys and values (GQA), in tiles, never T x S scores in memory
+ * (Dao et al. 2022, alg. 1; backward: Dao 2023, alg. 2):
+ *   query t stands at key position q0+t and sees the keys k of its document with k <= q0+t, that is
+ *   k - q0 >= start[t];  o = softmax(scale q k^T) v. Query head h uses key head h/(Hq/Hkv). */
+struct attn {
+    int64_t B, T, S;            /* queries and keys of each sequence, S = q0+T */
+    int64_t q0;                 /* keys before the first query */
+    int64_t Smax;               /* rows between two sequences in k, v (>= S) */
+    int64_t Hq, Hkv, hd;        /* Hkv divides Hq */
+    double scale;               /* usually 1/sqrt(hd) */
+    const int32_t *start;       /* [B,T] or NULL: all keys up to the query's own count */
+    struct tensor q;            /* [B*T,Hq*hd] */
+    struct tensor k, v;         /* [B*Smax,Hkv*hd] */
+    struct tensor o;            /* = [B*T,Hq*hd] */
+    float *lse;                 /* = [B,Hq,T] log of the softmax' denominator, saved; may be NULL in forward */
+    struct tensor dout;         /* [B*T,Hq*hd] gradient of o */
+    struct tensor dq;           /* = [B*T,Hq*hd] */
+    struct tensor dk, dv;       /* = [B*Smax,Hkv*hd], rows < S of each sequence */
+    void *work;
+    /* step: T = 1; sequence b attends to its first S keys (the newest included) */
+};
+
+enum act { ACT_GELU, ACT_GELU_TANH, ACT_RELU2, ACT_SILU };
+/* gelu x Phi(x) by erf; its tanh approximation (Hendrycks & Gimpel 2016); relu(x)^2; x sigmoid(x) */
+struct activation {
+    enum act kind;
+    int64_t M, D;
+    struct tensor x;            /* [M,D] */
+    struct tensor y;            /* = [M,D]; may be x in a forward pass without backward */
+    struct tensor dy;           /* [M,D] */
+    struct tensor dx;           /* = [M,D]; may be dy */
+};
+
+/* Linear head and softmax cross-entropy in one, a block of rows at a time (never all logits):
+ *   z = x w^T over the first V rows of w,  loss[m] = logsumexp(z) - z[target[m]]
+ * Rows whose target is negative are left out: loss 0, gradient 0.
+ * With dx: also  dx = (softmax(z) - onehot) w,  dw += (softmax(z) - onehot)^T x,  summed over the
+ * rows, not averaged (the optimizer divides by the number of targets of the whole batch). */
+struct xent {
+    int64_t M, D, V;            /* V: real vocabulary; padded rows of w beyond it take no part */
+    const int32_t *target;      /* [M] */
+    struct tensor x;            /* [M,D] */
+    struct tensor w;            /* [>=V,D] */
+    float *loss;                /* = [M] */
+    struct tensor dx;           /* = [M,D] or absent: forward only */
+    struct tensor dw;           /* += [>=V,D] */
+    void *work;
+};
+
+/* AdamW (Loshchilov & Hutter 2019, alg. 2) on n elements; step counts from 1:
+ *   g = grad gscale;  m = b1 m + (1-b1) g;  v = b2 v + (1-b2) g^2
+ *   p = p - lr ( (m/(1-b1^step)) / (sqrt(v/(1-b2^step)) + eps) + decay p ) */
+struct adamw {
+    int64_t n, step;
+    double lr, beta1, beta2, eps, decay, gscale;
+    const float *grad;
+    float *p, *m, *v;           /* updated in place */
+};
+
+#define BACKEND_VERSION 1
+
+struct backend {
+    int version;
+    const char *name;           /* "cpu" ... */
+    const char *variant;        /* which instruction set the kernels were compiled for */
+
+    void *(*alloc)(size_t bytes);               /* 64-byte aligned, zeroed; NULL when there is none */
+    void (*free)(void *p);
+    void (*upload)(void *dev, const void *host, size_t bytes);
+    void (*download)(void *host, const void *dev, size_t bytes);
+    void (*copy)(void *dst, const void *src, size_t bytes);
+    void (*zero)(void *p, size_t bytes);
+    const char *(*sync)(void);                  /* NULL, or the text of the first error since the last call */
+
+    void (*matmul)(const struct matmul *);
+    void (*embed_fwd)(const struct embed *);
+    void (*embed_bwd)(const struct embed *);
+    size_t (*rmsnorm_work)(const struct rmsnorm *);
+    void (*rmsnorm_fwd)(const struct rmsnorm *);
+    void (*rmsnorm_bwd)(const struct rmsnorm *);
+    size_t (*gatednorm_work)(const struct gatednorm *);
+    void (*gatednorm_fwd)(const struct gatednorm *);
+    void (*gatednorm_bwd)(const struct gatednorm *);
+    size_t (*conv1d_work)(const struct conv1d *);
+    void (*conv1d_fwd)(const struct conv1d *);
+    void (*conv1d_bwd)(const struct conv1d *);
+    void (*conv1d_step)(const struct conv1d *);
+    size_t (*ssd_work)(const struct ssd *);     /* of forward and backward, whichever is more */
+    void (*ssd_fwd)(const struct ssd *);
+    void (*ssd_bwd)(const struct ssd *);
+    void (*ssd_step)(const struct ssd *);
+    size_t (*attn_work)(const struct attn *);
+    void (*attn_fwd)(const struct attn *);
+    void (*attn_bwd)(const struct attn *);
+    void (*attn_step)(const struct attn *);
+    void (*act_fwd)(const struct activation *);
+    void (*act_bwd)(const struct activation *);
+    size_t (*xent_work)(const struct xent *);
+    void (*xent)(const struct xent *);
+    void (*adamw)(const struct adamw *);
+    double (*sumsq)(const float *p, int64_t n); /* sum of squares, accumulated in double */
+};
+
+/* The CPU backend compiled for the best instruction set that this machine has. The environment variable
+ * SSM_CPU (v2, v3, v4: the x86-64 levels) takes a lower one. Never NULL. */
+const struct backend *backend_cpu(void);
+
+#endif

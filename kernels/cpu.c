@@ -1,0 +1,86 @@
+/* cpu.c - the CPU backend's table and its memory functions
+ * SPDX-License-Identifier: MIT
+ *
+ * Compiled once per instruction set with the rest of the kernels: CPU_TABLE names the table of this
+ * variant and CPU_VARIANT says which it is. Host memory is the device memory.
+ */
+#include <string.h>
+
+#include "cpu.h"
+
+#ifndef CPU_TABLE
+#define CPU_TABLE backend_cpu_generic
+#define CPU_VARIANT "generic"
+#endif
+
+static void *mem_alloc(size_t bytes)
+{
+    size_t whole = (bytes + 63) / 64 * 64;
+    void *p;
+
+    if (whole < bytes)
+        return NULL;
+    p = aligned_alloc(64, whole ? whole : 64);
+    if (p)
+        memset(p, 0, whole);
+    return p;
+}
+
+static void mem_copy(void *dst, const void *src, size_t bytes)
+{
+    if (bytes)
+        memmove(dst, src, bytes);
+}
+
+static void mem_zero(void *p, size_t bytes)
+{
+    if (bytes)
+        memset(p, 0, bytes);
+}
+
+static const char *mem_sync(void)
+{
+    return NULL;
+}
+
+extern const struct backend CPU_TABLE;
+
+const struct backend CPU_TABLE = {
+    .version = BACKEND_VERSION,
+    .name = "cpu",
+    .variant = CPU_VARIANT,
+    .alloc = mem_alloc,
+    .free = free,
+    .upload = mem_copy,
+    .download = mem_copy,
+    .copy = mem_copy,
+    .zero = mem_zero,
+    .sync = mem_sync,
+    .matmul = cpu_matmul,
+    .embed_fwd = cpu_embed_fwd,
+    .embed_bwd = cpu_embed_bwd,
+    .rmsnorm_work = cpu_rmsnorm_work,
+    .rmsnorm_fwd = cpu_rmsnorm_fwd,
+    .rmsnorm_bwd = cpu_rmsnorm_bwd,
+    .gatednorm_work = cpu_gatednorm_work,
+    .gatednorm_fwd = cpu_gatednorm_fwd,
+    .gatednorm_bwd = cpu_gatednorm_bwd,
+    .conv1d_work = cpu_conv1d_work,
+    .conv1d_fwd = cpu_conv1d_fwd,
+    .conv1d_bwd = cpu_conv1d_bwd,
+    .conv1d_step = cpu_conv1d_step,
+    .ssd_work = cpu_ssd_work,
+    .ssd_fwd = cpu_ssd_fwd,
+    .ssd_bwd = cpu_ssd_bwd,
+    .ssd_step = cpu_ssd_step,
+    .attn_work = cpu_attn_work,
+    .attn_fwd = cpu_attn_fwd,
+    .attn_bwd = cpu_attn_bwd,
+    .attn_step = cpu_attn_step,
+    .act_fwd = cpu_act_fwd,
+    .act_bwd = cpu_act_bwd,
+    .xent_work = cpu_xent_work,
+    .xent = cpu_xent,
+    .adamw = cpu_adamw,
+    .sumsq = cpu_sumsq,
+};

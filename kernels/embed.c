@@ -1,0 +1,48 @@
+/* embed.c - token embedding: a row of the table per token
+ * SPDX-License-Identifier: MIT
+ *
+ * The backward pass owns columns, not rows: each piece of columns walks all tokens in order, so that
+ * a token that occurs twice is added twice in a fixed order without locks.
+ */
+#include <string.h>
+
+#include "cpu.h"
+
+static void check_ids(const struct embed *a, const char *op)
+{
+    if (!a->ids)
+        cpu_fault(op, "ids", "is absent");
+    for (int64_t m = 0; m < a->M; m++)
+        if (a->ids[m] < 0 || a->ids[m] >= a->V)
+            cpu_fault(op, "ids", "holds an id outside the table");
+}
+
+void cpu_embed_fwd(const struct embed *a)
+{
+    CPU_NEED("embed_fwd", a, table);
+    CPU_NEED("embed_fwd", a, y);
+    check_ids(a, "embed_fwd");
+#pragma omp parallel for schedule(static)
+    for (int64_t m = 0; m < a->M; m++)
+        memcpy(cpu_row(&a->y, m), cpu_row(&a->table, a->ids[m]), (size_t)a->D * sizeof(float));
+}
+
+void cpu_embed_bwd(const struct embed *a)
+{
+    CPU_NEED("embed_bwd", a, dy);
+    CPU_NEED("embed_bwd", a, dtable);
+    check_ids(a, "embed_bwd");
+#pragma omp parallel for schedule(static)
+    for (int64_t c0 = 0; c0 < a->D; c0 += 64) {
+        int64_t c1 = cpu_min(a->D, c0 + 64);
+
+        for (int64_t m = 0; m < a->M; m++) {
+            const float *dy = cpu_row(&a->dy, m);
+            float *d = cpu_row(&a->dtable, a->ids[m]);
+
+#pragma omp simd
+            for (int64_t c = c0; c < c1; c++)
+                d[c] += dy[c];
+        }
+    }
+}

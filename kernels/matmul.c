@@ -1,0 +1,56 @@
+/* matmul.c - matrix products through the library (oneDNN; CBLAS with -DSSM_CBLAS)
+ * SPDX-License-Identifier: MIT
+ *
+ * The one file that includes a matrix library. Row-major on both sides. oneDNN's sgemm picks its
+ * kernel by the CPU at run time, so this file is compiled once, for the lowest instruction set.
+ */
+#include "cpu.h"
+
+#ifdef SSM_CBLAS
+#include <cblas.h>
+#else
+#include <oneapi/dnnl/dnnl.h>
+#endif
+
+static int64_t atleast1(int64_t n)
+{
+    return n > 0 ? n : 1;
+}
+
+void cpu_matmul(const struct matmul *a)
+{
+    const float *pa, *pb;
+    float *pc;
+    int64_t lda, ldb, ldc;
+
+    CPU_NEED("matmul", a, a);
+    CPU_NEED("matmul", a, b);
+    CPU_NEED("matmul", a, c);
+    if (a->M <= 0 || a->N <= 0)
+        return;
+    pa = a->a.data;
+    pb = a->b.data;
+    pc = a->c.data;
+    if (a->K <= 0) {
+        for (int64_t m = 0; !a->accumulate && m < a->M; m++)
+            for (int64_t n = 0; n < a->N; n++)
+                pc[m * a->c.ld + n] = 0.0f;
+        return;
+    }
+    /* The library checks ld even where there is only one row, when ours may be anything. */
+    lda = atleast1((a->trans_a ? a->K : a->M) == 1 ? (a->trans_a ? a->M : a->K) : a->a.ld);
+    ldb = atleast1((a->trans_b ? a->N : a->K) == 1 ? (a->trans_b ? a->K : a->N) : a->b.ld);
+    ldc = a->M == 1 ? a->N : a->c.ld;
+#ifdef SSM_CBLAS
+    if (a->M > INT32_MAX || a->N > INT32_MAX || a->K > INT32_MAX || lda > INT32_MAX ||
+        ldb > INT32_MAX || ldc > INT32_MAX)
+        cpu_fault("matmul", "M, N, K", "exceed the 32-bit sizes of this CBLAS");
+    cblas_sgemm(CblasRowMajor, a->trans_a ? CblasTrans : CblasNoTrans,
+                a->trans_b ? CblasTrans : CblasNoTrans, (int)a->M, (int)a->N, (int)a->K, 1.0f, pa,
+                (int)lda, pb, (int)ldb, a->accumulate ? 1.0f : 0.0f, pc, (int)ldc);
+#else
+    if (dnnl_sgemm(a->trans_a ? 'T' : 'N', a->trans_b ? 'T' : 'N', a->M, a->N, a->K, 1.0f, pa, lda,
+                   pb, ldb, a->accumulate ? 1.0f : 0.0f, pc, ldc) != dnnl_success)
+        cpu_fault("matmul", "M, N, K", "were refused by oneDNN");
+#endif
+}

@@ -1,0 +1,273 @@
+/* ops_linear.c - tests of matmul, embed, xent, adamw, sumsq
+ * SPDX-License-Identifier: MIT
+ */
+#include <math.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "ops.h"
+
+/* Float rounding of K products in any order: sqrt(K) 6e-8 typically; the largest element is of the
+ * order sqrt(K) itself, so a constant does. */
+#define TOL 2e-6
+
+static void one_matmul(int64_t M, int64_t N, int64_t K, int kind, int64_t pad)
+{
+    bool ta = kind & 1, tb = kind & 2, acc = kind & 4;
+    struct mat *a = ta ? mat_rand(K, M, pad, -1, 1) : mat_rand(M, K, pad, -1, 1);
+    struct mat *b = tb ? mat_rand(N, K, pad, -1, 1) : mat_rand(K, N, pad, -1, 1);
+    struct mat *c = acc ? mat_rand(M, N, pad, -1, 1) : mat_new(M, N, pad);
+    struct mat *base = acc ? mat_copy(c) : NULL, *ref = mat_new(M, N, 0);
+    char what[100];
+
+    for (int64_t m = 0; m < M; m++)
+        for (int64_t n = 0; n < N; n++) {
+            double sum = 0;
+
+            for (int64_t k = 0; k < K; k++)
+                sum += (ta ? a->d[k * M + m] : a->d[m * K + k]) *
+                       (tb ? b->d[n * K + k] : b->d[k * N + n]);
+            ref->d[m * N + n] = sum;
+        }
+    ops_be->matmul(&(struct matmul){ .M = M, .N = N, .K = K, .trans_a = ta, .trans_b = tb,
+                                     .accumulate = acc, .a = mat_tensor(a), .b = mat_tensor(b),
+                                     .c = mat_tensor(c) });
+    snprintf(what, sizeof(what), "matmul %lldx%lldx%lld ta%d tb%d acc%d", (long long)M,
+             (long long)N, (long long)K, ta, tb, acc);
+    mat_close(what, c, base, ref->d, TOL);
+}
+
+void test_matmul(void **state)
+{
+    static const int64_t shape[][3] = { { 1, 1, 1 },   { 1, 37, 19 }, { 33, 1, 7 }, { 5, 6, 1 },
+                                        { 17, 31, 64 }, { 70, 65, 130 } };
+
+    (void)state;
+    ops_seed(1);
+    for (int kind = 0; kind < 8; kind++) {
+        for (size_t i = 0; i < sizeof(shape) / sizeof(shape[0]); i++)
+            one_matmul(shape[i][0], shape[i][1], shape[i][2], kind, i % 2 ? 3 : 0);
+        ops_teardown(NULL);
+    }
+}
+
+void test_embed(void **state)
+{
+    const int64_t M = 50, D = 71, V = 13;
+    int32_t *ids = ops_bytes(M * sizeof(*ids));
+    struct mat *table, *y, *dy, *dtable, *base, *ref;
+
+    (void)state;
+    ops_seed(2);
+    table = mat_rand(V, D, 2, -1, 1);
+    dy = mat_rand(M, D, 3, -1, 1);
+    dtable = mat_rand(V, D, 2, -1, 1);
+    base = mat_copy(dtable);
+    y = mat_new(M, D, 1);
+    ref = mat_new(M > V ? M : V, D, 0);
+    for (int64_t m = 0; m < M; m++)
+        ids[m] = (int32_t)ops_below(V - 1); /* the last row is never used */
+    struct embed e = { .M = M, .D = D, .V = V, .ids = ids, .table = mat_tensor(table),
+                       .y = mat_tensor(y), .dy = mat_tensor(dy), .dtable = mat_tensor(dtable) };
+
+    ops_be->embed_fwd(&e);
+    for (int64_t m = 0; m < M; m++)
+        assert_memory_equal(y->f + m * y->ld, table->f + ids[m] * table->ld, D * sizeof(float));
+    ops_be->embed_bwd(&e);
+    memset(ref->d, 0, (size_t)(V * D) * sizeof(double));
+    for (int64_t m = 0; m < M; m++)
+        for (int64_t c = 0; c < D; c++)
+            ref->d[ids[m] * D + c] += dy->d[m * D + c];
+    mat_close("dtable", dtable, base, ref->d, 1e-6);
+    assert_memory_equal(dtable->f + (V - 1) * dtable->ld, base->f + (V - 1) * base->ld,
+                        D * sizeof(float));
+}
+
+struct xent_case {
+    int64_t M, D, V, Vpad;
+    int32_t *target;
+    struct mat *x, *w, *loss, *dx, *dw, *base;
+};
+
+static struct xent_case make_xent(int64_t M, int64_t D, int64_t V, int64_t Vpad)
+{
+    struct xent_case c = { M, D, V, Vpad, ops_bytes((size_t)M * sizeof(int32_t)),
+                           mat_rand(M, D, 1, -1, 1), mat_rand(Vpad, D, 2, -1, 1), mat_new(1, M, 0),
+                           mat_new(M, D, 3), mat_rand(Vpad, D, 1, -1, 1), NULL };
+
+    for (int64_t m = 0; m < M; m++)
+        c.target[m] = m % 5 == 3 ? -1 : (int32_t)ops_below(V);
+    c.base = mat_copy(c.dw);
+    return c;
+}
+
+static void run_xent(struct xent_case *c, bool grad)
+{
+    struct xent a = { .M = c->M, .D = c->D, .V = c->V, .target = c->target, .x = mat_tensor(c->x),
+                      .w = mat_tensor(c->w), .loss = c->loss->f };
+
+    if (grad) {
+        a.dx = mat_tensor(c->dx);
+        a.dw = mat_tensor(c->dw);
+    }
+    a.work = ops_bytes(ops_be->xent_work(&a));
+    ops_be->xent(&a);
+}
+
+/* Losses of the double reference into c->loss->d; returns their sum. */
+static double xent_loss(void *ctx)
+{
+    struct xent_case *c = ctx;
+    double total = 0, *z = malloc((size_t)c->V * sizeof(double));
+
+    for (int64_t m = 0; m < c->M; m++) {
+        double top = -INFINITY, sum = 0;
+
+        c->loss->d[m] = 0;
+        if (c->target[m] < 0)
+            continue;
+        for (int64_t v = 0; v < c->V; v++) {
+            z[v] = 0;
+            for (int64_t k = 0; k < c->D; k++)
+                z[v] += c->x->d[m * c->D + k] * c->w->d[v * c->D + k];
+            top = fmax(top, z[v]);
+        }
+        for (int64_t v = 0; v < c->V; v++)
+            sum += exp(z[v] - top);
+        c->loss->d[m] = log(sum) + top - z[c->target[m]];
+        total += c->loss->d[m];
+    }
+    free(z);
+    return total;
+}
+
+void test_xent(void **state)
+{
+    static const int64_t shape[][4] = { { 1, 3, 2, 2 }, { 70, 24, 257, 272 }, { 9, 17, 1000, 1000 } };
+
+    (void)state;
+    ops_seed(3);
+    for (size_t i = 0; i < sizeof(shape) / sizeof(shape[0]); i++) {
+        struct xent_case c = make_xent(shape[i][0], shape[i][1], shape[i][2], shape[i][3]);
+        struct mat *first;
+
+        run_xent(&c, false);
+        xent_loss(&c);
+        mat_close("loss", c.loss, NULL, c.loss->d, 2e-6);
+        first = mat_copy(c.loss);
+        run_xent(&c, true);
+        mat_same_bits("loss with and without gradient", c.loss, first);
+    }
+    /* logits of some hundreds: no overflow */
+    struct xent_case c = make_xent(5, 8, 40, 40);
+
+    for (int64_t i = 0; i < c.M * c.x->ld; i++)
+        if (i % c.x->ld < c.D)
+            c.x->f[i] *= 300;
+    for (int64_t i = 0; i < c.M * c.D; i++)
+        c.x->d[i] = c.x->f[i / c.D * c.x->ld + i % c.D];
+    run_xent(&c, true);
+    xent_loss(&c);
+    mat_close("loss of large logits", c.loss, NULL, c.loss->d, 2e-6);
+    assert_false(mat_has_nan(c.dx));
+}
+
+void test_xent_gradients(void **state)
+{
+    static const int64_t shape[][4] = { { 1, 3, 2, 2 }, { 70, 24, 257, 272 }, { 66, 5, 31, 31 } };
+
+    (void)state;
+    ops_seed(4);
+    for (size_t i = 0; i < sizeof(shape) / sizeof(shape[0]); i++) {
+        struct xent_case c = make_xent(shape[i][0], shape[i][1], shape[i][2], shape[i][3]);
+
+        run_xent(&c, true);
+        mat_check_grad("x", xent_loss, &c, c.x, c.dx, NULL, 40, 5e-6);
+        mat_check_grad("w", xent_loss, &c, c.w, c.dw, c.base, 40, 5e-6);
+        for (int64_t m = 0; m < c.M; m++)
+            for (int64_t k = 0; c.target[m] < 0 && k < c.D; k++)
+                assert_true(c.dx->f[m * c.dx->ld + k] == 0);
+        for (int64_t v = c.V; v < c.Vpad; v++)
+            assert_memory_equal(c.dw->f + v * c.dw->ld, c.base->f + v * c.base->ld,
+                                c.D * sizeof(float));
+    }
+}
+
+void test_xent_nan(void **state)
+{
+    struct xent_case c;
+
+    (void)state;
+    ops_seed(5);
+    c = make_xent(6, 8, 300, 300);
+    c.x->f[2 * c.x->ld + 1] = NAN;
+    c.x->f[4 * c.x->ld + 1] = INFINITY;
+    run_xent(&c, true);
+    assert_true(isnan(c.loss->f[2]));
+    assert_true(isnan(c.loss->f[4]) || isinf(c.loss->f[4]));
+    assert_false(isnan(c.loss->f[1]));
+    assert_true(isnan(c.dx->f[2 * c.dx->ld]));
+}
+
+void test_adamw(void **state)
+{
+    const int64_t n = 10007;
+    struct mat *p, *m, *v, *g;
+
+    (void)state;
+    ops_seed(6);
+    p = mat_rand(1, n, 0, -1, 1);
+    m = mat_rand(1, n, 0, -0.1, 0.1);
+    v = mat_rand(1, n, 0, 0, 0.1);
+    for (int64_t step = 1; step <= 3; step++) {
+        struct adamw a = { .n = n, .step = step, .lr = 3e-3, .beta1 = 0.9, .beta2 = 0.95,
+                           .eps = 1e-8, .decay = 0.1, .gscale = 0.37 };
+
+        g = mat_rand(1, n, 0, -1, 1);
+        a.grad = g->f;
+        a.p = p->f;
+        a.m = m->f;
+        a.v = v->f;
+        ops_be->adamw(&a);
+        for (int64_t i = 0; i < n; i++) {
+            double gi = g->d[i] * a.gscale;
+
+            m->d[i] = a.beta1 * m->d[i] + (1 - a.beta1) * gi;
+            v->d[i] = a.beta2 * v->d[i] + (1 - a.beta2) * gi * gi;
+            p->d[i] -= a.lr * (m->d[i] / (1 - pow(a.beta1, (double)step)) /
+                               (sqrt(v->d[i] / (1 - pow(a.beta2, (double)step))) + a.eps) +
+                               a.decay * p->d[i]);
+        }
+        mat_close("m", m, NULL, m->d, 5e-7);
+        mat_close("v", v, NULL, v->d, 5e-7);
+        mat_close("p", p, NULL, p->d, 5e-7);
+    }
+    g->f[5] = NAN;
+    ops_be->adamw(&(struct adamw){ .n = n, .step = 4, .lr = 1e-3, .beta1 = 0.9, .beta2 = 0.95,
+                                   .eps = 1e-8, .gscale = 1, .grad = g->f, .p = p->f, .m = m->f,
+                                   .v = v->f });
+    assert_true(isnan(p->f[5]));
+    assert_false(isnan(p->f[4]));
+}
+
+void test_sumsq(void **state)
+{
+    static const int64_t size[] = { 0, 1, 17, 4096, 300001 };
+
+    (void)state;
+    ops_seed(7);
+    for (size_t i = 0; i < sizeof(size) / sizeof(size[0]); i++) {
+        struct mat *m = mat_rand(1, size[i], 0, -3, 3);
+        double sum = 0, got = ops_be->sumsq(m->f, size[i]);
+
+        for (int64_t k = 0; k < size[i]; k++)
+            sum += m->d[k] * m->d[k];
+        assert_true(fabs(got - sum) <= 1e-12 * sum);
+        assert_true(got == ops_be->sumsq(m->f, size[i]));
+    }
+    struct mat *m = mat_rand(1, 100, 0, -3, 3);
+
+    m->f[99] = NAN;
+    assert_true(isnan(ops_be->sumsq(m->f, 100)));
+}

@@ -1,0 +1,275 @@
+/* ops_perf.c - tests/ops --perf: what the ops cost
+ * SPDX-License-Identifier: MIT
+ *
+ * Shapes: one layer of mamba2-130m on 1 x 1024 tokens, and of the demo model on 1 x 512. GFLOP/s count
+ * what the op must do (for ssd the chunked products with Q = 64, causal half of the scores; for
+ * attention the causal half), not what it does. Times are the fastest of several runs. "share" is the
+ * part of the best rate of a matrix product (of a layer's shapes), measured in the same process.
+ */
+#define _POSIX_C_SOURCE 200809L
+#include <math.h>
+#include <omp.h>
+#include <stdio.h>
+#include <string.h>
+#include <time.h>
+
+#include "ops.h"
+
+static double sgemm_rate; /* FLOP/s */
+
+static double now(void)
+{
+    struct timespec t;
+
+    clock_gettime(CLOCK_MONOTONIC, &t);
+    return (double)t.tv_sec + 1e-9 * (double)t.tv_nsec;
+}
+
+/* Fastest call of f(arg), from as many as fit in about 0.2 s, at least three after a warm-up. */
+static double fastest(void (*f)(void *), void *arg)
+{
+    double best = INFINITY, begin;
+
+    f(arg);
+    begin = now();
+    for (int i = 0; i < 3 || now() - begin < 0.2; i++) {
+        double t = now();
+
+        f(arg);
+        t = now() - t;
+        best = t < best ? t : best;
+    }
+    return best;
+}
+
+static void report(const char *op, const char *shape, double s, double flop, double bytes)
+{
+    printf("%-14s %-34s %9.3f", op, shape, s * 1e3);
+    if (flop > 0)
+        printf(" %9.1f %6.0f", flop / s * 1e-9, 100 * flop / s / sgemm_rate);
+    else
+        printf(" %9s %6s", "-", "-");
+    if (bytes > 0)
+        printf(" %8.1f\n", bytes / s * 1e-9);
+    else
+        printf(" %8s\n", "-");
+}
+
+static struct tensor rnd(int64_t rows, int64_t cols, double lo, double hi)
+{
+    float *p = ops_bytes((size_t)(rows * cols) * sizeof(float));
+
+    for (int64_t i = 0; i < rows * cols; i++)
+        p[i] = (float)(lo + (hi - lo) * ops_uniform());
+    return tensor_f32(p, cols);
+}
+
+#define CALL(name, type, slot)                                                                     \
+    static void name(void *a)                                                                      \
+    {                                                                                              \
+        ops_be->slot((const struct type *)a);                                                      \
+    }
+
+CALL(call_matmul, matmul, matmul)
+CALL(call_embed_fwd, embed, embed_fwd)
+CALL(call_embed_bwd, embed, embed_bwd)
+CALL(call_rmsnorm_fwd, rmsnorm, rmsnorm_fwd)
+CALL(call_rmsnorm_bwd, rmsnorm, rmsnorm_bwd)
+CALL(call_gatednorm_fwd, gatednorm, gatednorm_fwd)
+CALL(call_gatednorm_bwd, gatednorm, gatednorm_bwd)
+CALL(call_conv1d_fwd, conv1d, conv1d_fwd)
+CALL(call_conv1d_bwd, conv1d, conv1d_bwd)
+CALL(call_conv1d_step, conv1d, conv1d_step)
+CALL(call_ssd_fwd, ssd, ssd_fwd)
+CALL(call_ssd_bwd, ssd, ssd_bwd)
+CALL(call_ssd_step, ssd, ssd_step)
+CALL(call_attn_fwd, attn, attn_fwd)
+CALL(call_attn_bwd, attn, attn_bwd)
+CALL(call_attn_step, attn, attn_step)
+CALL(call_act_fwd, activation, act_fwd)
+CALL(call_act_bwd, activation, act_bwd)
+CALL(call_xent, xent, xent)
+CALL(call_adamw, adamw, adamw)
+
+static double time_matmul(int64_t M, int64_t N, int64_t K, bool ta, bool tb)
+{
+    struct matmul a = { .M = M, .N = N, .K = K, .trans_a = ta, .trans_b = tb,
+                        .a = ta ? rnd(K, M, -1, 1) : rnd(M, K, -1, 1),
+                        .b = tb ? rnd(N, K, -1, 1) : rnd(K, N, -1, 1), .c = rnd(M, N, -1, 1) };
+
+    return fastest(call_matmul, &a);
+}
+
+static void perf_matmul(const char *what, int64_t M, int64_t N, int64_t K, bool ta, bool tb)
+{
+    char shape[64];
+
+    snprintf(shape, sizeof(shape), "%s %lldx%lldx%lld%s%s", what, (long long)M, (long long)N,
+             (long long)K, ta ? " ta" : "", tb ? " tb" : "");
+    report("matmul", shape, time_matmul(M, N, K, ta, tb), 2.0 * (double)M * (double)N * (double)K,
+           M == 1 ? 4.0 * (double)N * (double)K : 0);
+}
+
+/* What the machine gives: the best of a layer's products. */
+static void measure_sgemm(void)
+{
+    const double flop = 2.0 * 1024 * 3352 * 768;
+
+    sgemm_rate = flop / time_matmul(1024, 3352, 768, false, true);
+    sgemm_rate = fmax(sgemm_rate, flop / time_matmul(1024, 768, 3352, false, false));
+    sgemm_rate = fmax(sgemm_rate, flop / time_matmul(3352, 768, 1024, true, false));
+    ops_teardown(NULL);
+}
+
+/* One Mamba-2 layer's ops, D model width, H heads of P, N state, T tokens. */
+static void perf_layer(int64_t T, int64_t D, int64_t H, int64_t P, int64_t N, int64_t Q, int64_t V)
+{
+    int64_t E = H * P, C = E + 2 * N, rows = 2 * E + 2 * N + H;
+    double t = (double)T, e = (double)E, c = (double)C, tile = 64;
+    double ssd = t * (double)H * ((tile + 1) * (double)P + 4.0 * (double)(N * P)) +
+                 t * (tile + 1) * (double)N;
+    double ssd_b = t * (double)H * (2 * (tile + 1) * (double)P + 10.0 * (double)(N * P)) +
+                   2 * t * (tile + 1) * (double)N;
+    char shape[64];
+    struct rmsnorm rms = { .M = T, .D = D, .eps = 1e-5, .x = rnd(T, D, -1, 1),
+                           .w = rnd(1, D, 0, 1), .y = rnd(T, D, 0, 0), .dy = rnd(T, D, -1, 1),
+                           .dx = rnd(T, D, 0, 0), .dw = rnd(1, D, 0, 0) };
+    struct gatednorm gn = { .M = T, .D = E, .G = 1, .eps = 1e-5, .x = rnd(T, E, -1, 1),
+                            .z = rnd(T, E, -1, 1), .w = rnd(1, E, 0, 1), .y = rnd(T, E, 0, 0),
+                            .dy = rnd(T, E, -1, 1), .dx = rnd(T, E, 0, 0), .dz = rnd(T, E, 0, 0),
+                            .dw = rnd(1, E, 0, 0) };
+    struct conv1d cv = { .B = 1, .T = T, .C = C, .W = 4, .silu = true, .x = rnd(T, C, -1, 1),
+                         .w = rnd(C, 4, -1, 1), .bias = rnd(1, C, -1, 1), .y = rnd(T, C, 0, 0),
+                         .halo = rnd(3, C, -1, 1), .dy = rnd(T, C, -1, 1), .dx = rnd(T, C, 0, 0),
+                         .dw = rnd(C, 4, 0, 0), .dbias = rnd(1, C, 0, 0) };
+    struct ssd sd = { .B = 1, .T = T, .H = H, .P = P, .G = 1, .N = N, .Q = Q, .dt_max = INFINITY,
+                      .x = rnd(T, C, -1, 1), .dt_raw = rnd(T, H, -1, 1), .dt_bias = rnd(1, H, -4, -1),
+                      .A_log = rnd(1, H, 0, 2.7), .D = rnd(1, H, 0, 1), .y = rnd(T, E, 0, 0),
+                      .h0 = rnd(E, N, -1, 1), .dy = rnd(T, E, -1, 1), .dx = rnd(T, C, 0, 0),
+                      .ddt_raw = rnd(T, H, 0, 0), .ddt_bias = rnd(1, H, 0, 0),
+                      .dA_log = rnd(1, H, 0, 0), .dD = rnd(1, H, 0, 0) };
+    struct xent xe = { .M = T, .D = D, .V = V, .x = rnd(T, D, -1, 1), .w = rnd(V, D, -1, 1) };
+    struct embed em = { .M = T, .D = D, .V = V, .table = xe.w, .y = rnd(T, D, 0, 0),
+                        .dy = rnd(T, D, 0, 0), .dtable = rnd(V, D, 0, 0) };
+    int32_t *ids = ops_bytes((size_t)T * sizeof(*ids));
+
+    perf_matmul("one token", 1, rows, D, false, true);
+    perf_matmul("in_proj fwd", T, rows, D, false, true);
+    perf_matmul("in_proj dx", T, D, rows, false, false);
+    perf_matmul("in_proj dw", rows, D, T, true, false);
+    perf_matmul("out_proj fwd", T, D, E, false, true);
+
+    snprintf(shape, sizeof(shape), "T %lld D %lld", (long long)T, (long long)D);
+    rms.rstd = ops_bytes((size_t)T * sizeof(float));
+    rms.work = ops_bytes(ops_be->rmsnorm_work(&rms));
+    report("rmsnorm_fwd", shape, fastest(call_rmsnorm_fwd, &rms), 0, 8 * t * (double)D);
+    report("rmsnorm_bwd", shape, fastest(call_rmsnorm_bwd, &rms), 0, 12 * t * (double)D);
+
+    snprintf(shape, sizeof(shape), "T %lld D %lld", (long long)T, (long long)E);
+    gn.rstd = ops_bytes((size_t)T * sizeof(float));
+    gn.work = ops_bytes(ops_be->gatednorm_work(&gn));
+    report("gatednorm_fwd", shape, fastest(call_gatednorm_fwd, &gn), 0, 12 * t * e);
+    report("gatednorm_bwd", shape, fastest(call_gatednorm_bwd, &gn), 0, 20 * t * e);
+
+    snprintf(shape, sizeof(shape), "T %lld C %lld W 4", (long long)T, (long long)C);
+    cv.work = ops_bytes(ops_be->conv1d_work(&cv));
+    report("conv1d_fwd", shape, fastest(call_conv1d_fwd, &cv), 0, 8 * t * c);
+    report("conv1d_bwd", shape, fastest(call_conv1d_bwd, &cv), 0, 12 * t * c);
+    report("conv1d_step", "one token", fastest(call_conv1d_step, &cv), 0, 4 * 11 * c);
+
+    snprintf(shape, sizeof(shape), "T %lld H %lld P %lld N %lld Q %lld", (long long)T, (long long)H,
+             (long long)P, (long long)N, (long long)Q);
+    sd.Bm = tensor_f32((float *)sd.x.data + E, C);
+    sd.Cm = tensor_f32((float *)sd.x.data + E + N, C);
+    sd.dBm = tensor_f32((float *)sd.dx.data + E, C);
+    sd.dCm = tensor_f32((float *)sd.dx.data + E + N, C);
+    sd.states = ops_bytes((size_t)((T + Q - 1) / Q * E * N) * sizeof(float));
+    sd.work = ops_bytes(ops_be->ssd_work(&sd));
+    report("ssd_fwd", shape, fastest(call_ssd_fwd, &sd), ssd, 0);
+    report("ssd_bwd", shape, fastest(call_ssd_bwd, &sd), ssd_b, 0);
+    report("ssd_step", "one token", fastest(call_ssd_step, &sd), 0, 8 * e * (double)N);
+
+    snprintf(shape, sizeof(shape), "M %lld D %lld V %lld", (long long)T, (long long)D,
+             (long long)V);
+    for (int64_t m = 0; m < T; m++)
+        ids[m] = (int32_t)ops_below(V);
+    xe.target = em.ids = ids;
+    xe.loss = ops_bytes((size_t)T * sizeof(float));
+    xe.work = ops_bytes(ops_be->xent_work(&xe));
+    report("xent (eval)", shape, fastest(call_xent, &xe), 2 * t * (double)D * (double)V, 0);
+    xe.dx = rnd(T, D, 0, 0);
+    xe.dw = em.dtable;
+    report("xent", shape, fastest(call_xent, &xe), 6 * t * (double)D * (double)V, 0);
+    report("embed_fwd", shape, fastest(call_embed_fwd, &em), 0, 8 * t * (double)D);
+    report("embed_bwd", shape, fastest(call_embed_bwd, &em), 0, 12 * t * (double)D);
+    ops_teardown(NULL);
+}
+
+static void call_sumsq(void *a)
+{
+    struct adamw *w = a;
+
+    w->gscale = ops_be->sumsq(w->p, w->n);
+}
+
+static void perf_attn(int64_t T, int64_t Hq, int64_t Hkv, int64_t hd)
+{
+    struct attn a = { .B = 1, .T = T, .S = T, .Smax = T, .Hq = Hq, .Hkv = Hkv, .hd = hd,
+                      .scale = 1 / sqrt((double)hd), .q = rnd(T, Hq * hd, -1, 1),
+                      .k = rnd(T, Hkv * hd, -1, 1), .v = rnd(T, Hkv * hd, -1, 1),
+                      .o = rnd(T, Hq * hd, 0, 0), .dout = rnd(T, Hq * hd, -1, 1),
+                      .dq = rnd(T, Hq * hd, 0, 0), .dk = rnd(T, Hkv * hd, 0, 0),
+                      .dv = rnd(T, Hkv * hd, 0, 0) };
+    double half = (double)T * (double)(T + 1) / 2 * (double)(Hq * hd) * 2;
+    char shape[64];
+
+    snprintf(shape, sizeof(shape), "T %lld Hq %lld Hkv %lld hd %lld", (long long)T, (long long)Hq,
+             (long long)Hkv, (long long)hd);
+    a.lse = ops_bytes((size_t)(Hq * T) * sizeof(float));
+    a.work = ops_bytes(ops_be->attn_work(&a));
+    report("attn_fwd", shape, fastest(call_attn_fwd, &a), 2 * half, 0);
+    report("attn_bwd", shape, fastest(call_attn_bwd, &a), 5 * half, 0);
+    a.T = 1;
+    a.q0 = T - 1;
+    report("attn_step", "one token", fastest(call_attn_step, &a), 0, 8.0 * (double)(T * Hkv * hd));
+    ops_teardown(NULL);
+}
+
+static void perf_points(int64_t M, int64_t D, int64_t n)
+{
+    static const char *const name[] = { "gelu", "gelu_tanh", "relu2", "silu" };
+    struct activation a = { .M = M, .D = D, .x = rnd(M, D, -3, 3), .y = rnd(M, D, 0, 0),
+                            .dy = rnd(M, D, -1, 1), .dx = rnd(M, D, 0, 0) };
+    struct adamw w = { .n = n, .step = 5, .lr = 1e-4, .beta1 = 0.9, .beta2 = 0.95, .eps = 1e-8,
+                       .decay = 0.1, .gscale = 1 };
+    char shape[64];
+
+    for (int k = 0; k < 4; k++) {
+        a.kind = (enum act)k;
+        snprintf(shape, sizeof(shape), "%s %lldx%lld", name[k], (long long)M, (long long)D);
+        report("act_fwd", shape, fastest(call_act_fwd, &a), 0, 8 * (double)(M * D));
+        report("act_bwd", shape, fastest(call_act_bwd, &a), 0, 12 * (double)(M * D));
+    }
+    w.grad = rnd(1, n, -1, 1).data;
+    w.p = rnd(1, n, -1, 1).data;
+    w.m = rnd(1, n, -1, 1).data;
+    w.v = rnd(1, n, 0, 1).data;
+    snprintf(shape, sizeof(shape), "n %lld", (long long)n);
+    report("adamw", shape, fastest(call_adamw, &w), 0, 28 * (double)n);
+    report("sumsq", shape, fastest(call_sumsq, &w), 0, 4 * (double)n);
+    ops_teardown(NULL);
+}
+
+void ops_perf(void)
+{
+    ops_seed(1);
+    measure_sgemm();
+    printf("# variant %s, %d threads, sgemm %.1f GFLOP/s\n", ops_be->variant, omp_get_max_threads(),
+           sgemm_rate * 1e-9);
+    printf("# %-12s %-34s %9s %9s %6s %8s\n", "op", "shape", "ms", "GFLOP/s", "share%", "GB/s");
+    perf_layer(1024, 768, 24, 64, 128, 256, 50288);
+    perf_layer(512, 256, 8, 64, 64, 64, 257);
+    perf_attn(1024, 12, 12, 64);
+    perf_attn(2048, 32, 8, 128);
+    perf_points(1024, 3072, 16 << 20);
+}
