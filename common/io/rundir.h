@@ -1,0 +1,43 @@
+/* rundir.h - the folder of a training run: incarnations, liveness, the newest valid checkpoint
+ * SPDX-License-Identifier: MIT
+ *
+ *   RUN/inc-0001/lock               held (OFD write lock) by the living process; "host pid job\n", and "ended\n"
+ *                                   behind it once rundir_end() has run; its time of change is the heartbeat
+ *   RUN/inc-0001/metrics.jsonl ...  what this start wrote
+ *   RUN/inc-0001/step-00000100/     a checkpoint (ckpt.h)
+ * Every start takes the next number (its folder is renamed into place with the lock held, which is atomic) and
+ * writes below its own folder only, so an older incarnation that is still alive somewhere can damage nothing,
+ * and a reader takes the newest valid checkpoint of all of them. Only rank 0 uses this module.
+ */
+#ifndef SSM_RUNDIR_H
+#define SSM_RUNDIR_H
+
+#include <stdbool.h>
+#include <stdint.h>
+
+struct rundir;
+/* Takes the next incarnation. Dies when another process lives in the newest one: its lock is held; or it was
+ * written by another host and its heartbeat moves while we watch (`patience` seconds; 0: do not watch). */
+struct rundir *rundir_begin(const char *run, double patience);
+void rundir_end(struct rundir *r);      /* releases the lock */
+const char *rundir_path(const struct rundir *r);  /* RUN/inc-NNNN */
+int rundir_number(const struct rundir *r);
+void rundir_beat(struct rundir *r);     /* touches the lock file, at most once a second */
+bool rundir_is_newest(const struct rundir *r); /* false: a newer incarnation has begun, publish nothing more */
+/* RUN/inc-NNNN/step-SSSSSSSS; free it. */
+char *rundir_step_path(const struct rundir *r, int64_t step);
+
+/* All step folders of all incarnations that hold an index, newest first (higher incarnation wins for one step,
+ * a higher step wins otherwise). Returns how many; *paths and its strings are the caller's (rundir_free_list). */
+int rundir_list(const char *run, char ***paths);
+void rundir_free_list(char **paths, int n);
+/* Opens what a user means by a path: a checkpoint's folder, or of a run's folder the newest checkpoint that opens
+ * (with a warning for each newer one that does not). NULL with err_last(). */
+struct ckpt;
+struct ckpt *rundir_try_open_ckpt(const char *path) __attribute__((warn_unused_result));
+/* Keeps the newest `keep` checkpoints (>= 1) of all incarnations, and the newest `keep` of this one (after a resume
+ * from an older step the two differ), and removes the others' folders, index first; also folders of dead
+ * incarnations' checkpoints that never got an index. Does nothing when this incarnation is not the newest any more. */
+void rundir_prune(const struct rundir *r, int keep);
+
+#endif
