@@ -1,0 +1,267 @@
+/* mamba2.c - sub-layer M: Mamba-2 (Dao & Gu 2024)
+ * SPDX-License-Identifier: MIT
+ *
+ *   [z | x | B | C | dt] = in_proj(norm(u))        rows in this order, of di, di, G N, G N, H
+ *   x, B, C = silu(conv1d([x | B | C]))
+ *   y = SSD(x, dt, B, C);  out = out_proj(gated norm(y, z))
+ * di = heads x headdim, which need not be 2 d_model.
+ */
+#include <math.h>
+
+#include "layer.h"
+
+enum { IN_PROJ = 1, CONV_W, CONV_B, DT_BIAS, A_LOG, SKIP, GATE_NORM, OUT_PROJ };
+enum { PROJ = 2, CONV, STATES, Y, GATED, GATE_RSTD, HALO, D_GATED, D_Y, D_PROJ, D_CONV, D_NORMED };
+enum { CARRY_CONV, CARRY_SSM };
+
+struct dims {
+    int64_t D, di, GN, H, conv, proj, M;
+};
+
+static struct dims dims_of(const struct config *c, int64_t M)
+{
+    struct dims d = { .D = c->d_model, .di = c->n_heads * c->headdim, .GN = c->n_groups * c->d_state,
+                      .H = c->n_heads, .M = M };
+    d.conv = d.di + 2 * d.GN;
+    d.proj = d.di + d.conv + d.H;
+    return d;
+}
+
+static void add_params(struct params *ps, const struct config *c, int layer)
+{
+    struct dims d = dims_of(c, 0);
+    struct param *p;
+    pre_norm_params(ps, c, layer);
+
+    p = params_add(ps, layer, "mixer.in_proj.weight", (const int64_t[]){ d.proj, d.D, 0 });
+    param_init_linear(p, c, d.D, false);
+    param_cut_section(p, d.di, c->headdim);
+    param_cut_section(p, d.di, c->headdim);
+    param_cut_section(p, d.GN, c->d_state);
+    param_cut_section(p, d.GN, c->d_state);
+    param_cut_section(p, d.H, 1);
+
+    const double bound = 1 / sqrt((double)c->d_conv); /* U(+-1/sqrt(fan_in)), the bias as well */
+    const struct {
+        const char *name;
+        int64_t shape[4];
+    } conv[2] = { { "mixer.conv1d.weight", { d.conv, 1, c->d_conv, 0 } }, { "mixer.conv1d.bias", { d.conv, 0 } } };
+    for (int i = 0; i < 2; i++) {
+        p = params_add(ps, layer, conv[i].name, conv[i].shape);
+        p->init = INIT_UNIFORM;
+        p->a = -bound;
+        p->b = bound;
+        param_cut_section(p, d.di, c->headdim);
+        param_cut_section(p, d.GN, c->d_state);
+        param_cut_section(p, d.GN, c->d_state);
+    }
+
+    static const char *const per_head[3] = { "mixer.dt_bias", "mixer.A_log", "mixer.D" };
+    for (int i = 0; i < 3; i++) {
+        p = params_add(ps, layer, per_head[i], (const int64_t[]){ d.H, 0 });
+        p->always_f32 = true;
+        param_cut(p, CUT_ROWS, d.H, 1);
+    }
+    p = &ps->p[ps->n - 3];
+    p[0].init = INIT_DT_BIAS;
+    p[0].a = 1e-3;
+    p[0].b = 0.1;
+    p[1].init = INIT_LOG_UNIFORM;
+    p[1].a = 1;
+    p[1].b = 16;
+    p[2].a = 1; /* D = 1 */
+
+    p = params_add(ps, layer, "mixer.norm.weight", (const int64_t[]){ d.di, 0 });
+    p->a = 1;
+    param_cut(p, CUT_ROWS, d.di, c->headdim);
+
+    p = params_add(ps, layer, "mixer.out_proj.weight", (const int64_t[]){ d.D, d.di, 0 });
+    param_init_linear(p, c, d.di, true);
+    param_cut(p, CUT_COLUMNS, d.di, c->headdim);
+}
+
+static void add_slots(struct slots *ss, const struct config *c, int64_t B, int64_t T, bool train)
+{
+    struct dims d = dims_of(c, B * T);
+    int64_t chunks = (T + c->chunk - 1) / c->chunk, back = train ? d.M : 0;
+    pre_norm_slots(ss, c, B, T);
+    slots_add(ss, SLOT_SAVED, "proj", d.M * d.proj);
+    slots_add(ss, SLOT_SAVED, "conv", d.M * d.conv);
+    slots_add(ss, SLOT_SAVED, "states", train ? B * chunks * d.di * c->d_state : 0);
+    slots_add(ss, SLOT_SAVED, "y", d.M * d.di);
+    slots_add(ss, SLOT_SAVED, "gated", d.M * d.di);
+    slots_add(ss, SLOT_SAVED, "gate_rstd", d.M * c->n_groups);
+    slots_add(ss, SLOT_SAVED, "halo", B * (c->d_conv - 1) * d.conv);
+    slots_add(ss, SLOT_SCRATCH, "d_gated", back * d.di);
+    slots_add(ss, SLOT_SCRATCH, "d_y", back * d.di);
+    slots_add(ss, SLOT_SCRATCH, "d_proj", back * d.proj);
+    slots_add(ss, SLOT_SCRATCH, "d_conv", back * d.conv);
+    slots_add(ss, SLOT_SCRATCH, "d_normed", back * d.D);
+}
+
+/* The ops of the layer as structs, filled from a pass; forward and backward share them. */
+
+static struct conv1d conv_op(const struct pass *p)
+{
+    const struct config *c = p->c;
+    struct dims d = dims_of(c, p->B * p->T);
+    bool first = !p->carry_in;
+    return (struct conv1d){ .B = p->B, .T = p->T, .C = d.conv, .W = c->d_conv, .silu = true, .start = p->start,
+                            .x = tensor_f32(pass_slot(p, PROJ) + d.di, d.proj),
+                            .w = tensor_f32(pass_weight(p, CONV_W), c->d_conv),
+                            .bias = tensor_f32(pass_weight(p, CONV_B), d.conv),
+                            .halo = tensor_f32(first ? NULL : pass_slot(p, HALO), d.conv),
+                            .y = tensor_f32(pass_slot(p, CONV), d.conv), .work = p->work };
+}
+
+static struct ssd ssd_op(const struct pass *p)
+{
+    const struct config *c = p->c;
+    struct dims d = dims_of(c, p->B * p->T);
+    const float *conv = pass_slot(p, CONV);
+    return (struct ssd){ .B = p->B, .T = p->T, .H = d.H, .P = c->headdim, .G = c->n_groups, .N = c->d_state,
+                         .Q = c->chunk, .dt_min = 0, .dt_max = INFINITY, .start = p->start,
+                         .x = tensor_f32(conv, d.conv), .Bm = tensor_f32(conv + d.di, d.conv),
+                         .Cm = tensor_f32(conv + d.di + d.GN, d.conv),
+                         .dt_raw = tensor_f32(pass_slot(p, PROJ) + d.di + d.conv, d.proj),
+                         .dt_bias = tensor_f32(pass_weight(p, DT_BIAS), d.H),
+                         .A_log = tensor_f32(pass_weight(p, A_LOG), d.H), .D = tensor_f32(pass_weight(p, SKIP), d.H),
+                         .y = tensor_f32(pass_slot(p, Y), d.di), .states = pass_slot(p, STATES), .work = p->work };
+}
+
+static struct gatednorm gate_op(const struct pass *p)
+{
+    const struct config *c = p->c;
+    struct dims d = dims_of(c, p->B * p->T);
+    return (struct gatednorm){ .M = d.M, .D = d.di, .G = c->n_groups, .eps = c->norm_eps,
+                               .x = tensor_f32(pass_slot(p, Y), d.di), .z = tensor_f32(pass_slot(p, PROJ), d.proj),
+                               .w = tensor_f32(pass_weight(p, GATE_NORM), d.di),
+                               .y = tensor_f32(pass_slot(p, GATED), d.di), .rstd = pass_slot(p, GATE_RSTD),
+                               .work = p->work };
+}
+
+static size_t work(const struct pass *p)
+{
+    const struct backend *be = p->be;
+    struct rmsnorm n = pre_norm(p);
+    struct conv1d cv = conv_op(p);
+    struct ssd sd = ssd_op(p);
+    struct gatednorm g = gate_op(p);
+    size_t need[] = { be->rmsnorm_work(&n), be->conv1d_work(&cv), be->ssd_work(&sd), be->gatednorm_work(&g) };
+    size_t most = 0;
+    for (size_t i = 0; i < sizeof need / sizeof *need; i++)
+        most = need[i] > most ? need[i] : most;
+    return most;
+}
+
+static void project(const struct pass *p)
+{
+    struct dims d = dims_of(p->c, p->B * p->T);
+    struct rmsnorm n = pre_norm(p);
+    p->be->rmsnorm_fwd(&n);
+    linear_forward(p->be, d.M, d.D, d.proj, pass_slot(p, PRE_NORM_SLOT), d.D, pass_weight(p, IN_PROJ),
+                   pass_slot(p, PROJ), d.proj, false);
+}
+
+static void finish(const struct pass *p)
+{
+    struct dims d = dims_of(p->c, p->B * p->T);
+    struct gatednorm g = gate_op(p);
+    p->be->gatednorm_fwd(&g);
+    if (p->y)
+        linear_forward(p->be, d.M, d.di, d.D, pass_slot(p, GATED), d.di, pass_weight(p, OUT_PROJ), p->y, d.D, true);
+}
+
+static void forward(const struct pass *p)
+{
+    project(p);
+    struct conv1d cv = conv_op(p);
+    if (p->carry_in) /* the backward pass may come after carry_out has replaced it */
+        p->be->copy(pass_slot(p, HALO), p->carry_in[CARRY_CONV],
+                    (size_t)(p->B * (cv.W - 1) * cv.C) * sizeof(float));
+    if (p->carry_out)
+        cv.halo_out = tensor_f32(p->carry_out[CARRY_CONV], cv.C);
+    p->be->conv1d_fwd(&cv);
+    struct ssd sd = ssd_op(p);
+    if (p->carry_in)
+        sd.h0 = tensor_f32(p->carry_in[CARRY_SSM], sd.N);
+    if (p->carry_out)
+        sd.hT = tensor_f32(p->carry_out[CARRY_SSM], sd.N);
+    p->be->ssd_fwd(&sd);
+    finish(p);
+}
+
+static void backward(const struct pass *p)
+{
+    const struct config *c = p->c;
+    struct dims d = dims_of(c, p->B * p->T);
+    float *d_proj = pass_slot(p, D_PROJ), *d_conv = pass_slot(p, D_CONV);
+
+    linear_backward(p->be, d.M, d.di, d.D, pass_slot(p, GATED), d.di, pass_weight(p, OUT_PROJ), p->dy, d.D,
+                    pass_slot(p, D_GATED), d.di, false, pass_grad(p, OUT_PROJ));
+    struct gatednorm g = gate_op(p);
+    g.dy = tensor_f32(pass_slot(p, D_GATED), d.di);
+    g.dx = tensor_f32(pass_slot(p, D_Y), d.di);
+    g.dz = tensor_f32(d_proj, d.proj);
+    g.dw = tensor_f32(pass_grad(p, GATE_NORM), d.di);
+    p->be->gatednorm_bwd(&g);
+
+    struct ssd sd = ssd_op(p);
+    sd.dy = tensor_f32(pass_slot(p, D_Y), d.di);
+    sd.dx = tensor_f32(d_conv, d.conv);
+    sd.dBm = tensor_f32(d_conv + d.di, d.conv);
+    sd.dCm = tensor_f32(d_conv + d.di + d.GN, d.conv);
+    sd.ddt_raw = tensor_f32(d_proj + d.di + d.conv, d.proj);
+    sd.ddt_bias = tensor_f32(pass_grad(p, DT_BIAS), d.H);
+    sd.dA_log = tensor_f32(pass_grad(p, A_LOG), d.H);
+    sd.dD = tensor_f32(pass_grad(p, SKIP), d.H);
+    p->be->ssd_bwd(&sd);
+
+    struct conv1d cv = conv_op(p);
+    cv.dy = tensor_f32(d_conv, d.conv);
+    cv.dx = tensor_f32(d_proj + d.di, d.proj);
+    cv.dw = tensor_f32(pass_grad(p, CONV_W), c->d_conv);
+    cv.dbias = tensor_f32(pass_grad(p, CONV_B), d.conv);
+    p->be->conv1d_bwd(&cv);
+
+    linear_backward(p->be, d.M, d.D, d.proj, pass_slot(p, PRE_NORM_SLOT), d.D, pass_weight(p, IN_PROJ), d_proj,
+                    d.proj, pass_slot(p, D_NORMED), d.D, false, pass_grad(p, IN_PROJ));
+    pre_norm_backward(p, pass_slot(p, D_NORMED));
+}
+
+static void step(const struct pass *p)
+{
+    project(p);
+    struct conv1d cv = conv_op(p);
+    cv.halo = tensor_f32(p->carry_in[CARRY_CONV], cv.C);
+    p->be->conv1d_step(&cv);
+    struct ssd sd = ssd_op(p);
+    sd.h0 = tensor_f32(p->carry_in[CARRY_SSM], sd.N);
+    p->be->ssd_step(&sd);
+    finish(p);
+}
+
+static int carries(struct carry *out, const struct config *c, int64_t room)
+{
+    (void)room; /* the state has one size, whatever the context */
+    struct dims d = dims_of(c, 0);
+    out[CARRY_CONV] = (struct carry){ "conv", (c->d_conv - 1) * d.conv };
+    out[CARRY_SSM] = (struct carry){ "ssm", d.di * c->d_state };
+    return 2;
+}
+
+static double flops(const struct config *c, int64_t T)
+{
+    struct dims d = dims_of(c, 0);
+    double Q = (double)(c->chunk < T ? c->chunk : T), di = (double)d.di, N = (double)c->d_state;
+    double linear = 2.0 * (double)d.D * (double)(d.proj + d.di);
+    double conv = 2.0 * (double)(c->d_conv * d.conv);
+    /* state in and out, the causal half of (C B^T) x, and of C B^T */
+    double ssd = 4 * di * N + di * Q + (double)d.GN * Q;
+    return linear + conv + ssd;
+}
+
+extern const struct layer_kind layer_mamba2;
+const struct layer_kind layer_mamba2 = { .symbol = 'M', .name = "Mamba-2", .params = add_params, .slots = add_slots,
+                                         .work = work, .forward = forward, .backward = backward, .step = step,
+                                         .carries = carries, .flops = flops };

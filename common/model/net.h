@@ -1,0 +1,82 @@
+/* net.h - the network: embedding, sub-layers, norm, head, as calls of ops; and what it costs
+ * SPDX-License-Identifier: MIT
+ *
+ * struct net holds the weights; struct net_ctx the activations of one micro-batch in flight (several for
+ * pipelines); struct net_state what generation, or training on a stream, carries from call to call.
+ * Nothing is allocated inside a step.
+ */
+#ifndef SSM_NET_H
+#define SSM_NET_H
+
+#include <stdbool.h>
+#include <stdint.h>
+
+#include "layer.h"
+
+enum recompute { RECOMPUTE_NONE, RECOMPUTE_FULL };
+
+struct net {
+    const struct backend *be;
+    struct config c;
+    struct params ps;
+    float *weights;             /* [ps.slab] fp32 masters */
+    float *grads;               /* [ps.slab] or NULL */
+    int *first;                 /* index of each layer's first parameter */
+    float *scratch;             /* shared by all layers and contexts */
+    int64_t scratch_floats;
+    void *work;
+    size_t work_bytes;
+};
+
+/* Weights are zero. `c` is checked and has vocab > 0. train: gradients too. Dies when memory is short. */
+struct net *net_create(const struct config *c, const struct backend *be, bool train);
+void net_free(struct net *n);
+/* Fills the weights from the table: a function of the seed alone. */
+void net_init(struct net *n, uint64_t seed);
+
+struct net_state;
+/* Zero state of B sequences. room: tokens of context for attention; 0: attention carries nothing. */
+struct net_state *net_state_create(struct net *n, int64_t B, int64_t room);
+void net_state_free(struct net_state *s);
+/* The whole state as one slab of floats (B copies of net_state_row floats each, tensor by tensor), and its size. */
+float *net_state_data(struct net_state *s, int64_t *floats);
+/* Zeroes one sequence: it begins anew. */
+void net_state_clear(struct net_state *s, int64_t b);
+int64_t net_state_pos(const struct net_state *s);
+int net_state_tensors(const struct net_state *s);
+/* Tensor i: its name "layers.3.ssm", floats of one sequence, and its data [B, floats]. */
+void net_state_tensor(const struct net_state *s, int i, char name[64], int64_t *floats, float **data);
+
+struct net_ctx;
+/* B sequences of at most T tokens. room: of the states it will be used with. Dies when memory is short. */
+struct net_ctx *net_ctx_create(struct net *n, int64_t B, int64_t T, bool train, enum recompute recompute,
+                               int64_t room);
+void net_ctx_free(struct net_ctx *x);
+
+struct batch {
+    int64_t B, T;
+    const int32_t *ids;         /* [B,T] */
+    const int32_t *targets;     /* [B,T]; negative: not scored */
+    const int32_t *start;       /* [B,T], see backend.h; NULL: one document that began before */
+};
+
+/* Loss of each token into loss [B,T] (0 where the target is negative), by a forward pass; state (may be NULL) is
+ * read and moved on. */
+void net_loss(struct net_ctx *x, const struct batch *b, struct net_state *state, float *loss);
+/* The same with the backward pass: adds the gradient of the SUM of the losses to net->grads.
+ * in/out: NULL, or the state that the rows begin with and, apart from it, the one they leave. */
+void net_train(struct net_ctx *x, const struct batch *b, struct net_state *in, struct net_state *out, float *loss);
+/* Reads T tokens of each sequence, moves the state on, and gives the logits [B,vocab] after the last one. T = 1 takes
+ * the one-token path. */
+void net_decode(struct net_ctx *x, struct net_state *state, const int32_t *ids, int64_t T, float *logits);
+
+/* What a rank needs, in bytes, from the tables, without allocating. */
+struct net_memory {
+    int64_t weights, grads, residual, saved, scratch, work, total;
+};
+struct net_memory net_memory(const struct config *c, const struct backend *be, int64_t B, int64_t T, bool train,
+                             enum recompute recompute);
+/* FLOPs per token of a forward pass on sequences of T tokens (backward: twice as many). */
+double net_flops(const struct config *c, int64_t T);
+
+#endif

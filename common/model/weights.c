@@ -1,0 +1,44 @@
+/* weights.c - the tensors of a model in checkpoints
+ * SPDX-License-Identifier: MIT
+ */
+#include "weights.h"
+
+#include "common/base/err.h"
+#include "common/base/mem.h"
+
+struct ckpt_tensor *weights_list(const struct net *n, const char *group)
+{
+    struct ckpt_tensor *list = xcalloc(n->ps.n, sizeof *list);
+    for (size_t i = 0; i < n->ps.n; i++) {
+        const struct param *p = &n->ps.p[i];
+        snprintf(list[i].name, sizeof list[i].name, "%s/%s", group, p->name);
+        list[i].ndim = p->ndim;
+        for (int k = 0; k < p->ndim; k++)
+            list[i].shape[k] = p->shape[k];
+    }
+    return list;
+}
+
+void weights_load(const struct net *n, struct ckpt *c, const char *group, float *slab)
+{
+    struct ckpt_tensor *tensors = weights_list(n, group);
+    for (size_t i = 0; i < n->ps.n; i++) {
+        const struct param *p = &n->ps.p[i];
+        const int64_t zero[CKPT_MAX_DIM] = { 0 };
+        int at = ckpt_find(c, tensors[i].name);
+        if (at < 0)
+            die("'%s' has no tensor '%s'", ckpt_dir(c), tensors[i].name);
+        const struct ckpt_tensor *have = ckpt_tensor(c, at);
+        bool same = have->ndim == p->ndim;
+        for (int k = 0; k < p->ndim && same; k++)
+            same = have->shape[k] == p->shape[k];
+        if (!same)
+            die("'%s': tensor '%s' has another shape than the model", ckpt_dir(c), tensors[i].name);
+        float *host = xmalloc((size_t)p->count * sizeof *host);
+        if (ckpt_try_read(c, tensors[i].name, zero, tensors[i].shape, host) < 0)
+            die("%s", err_last());
+        n->be->upload(slab + p->offset, host, (size_t)p->count * sizeof *host);
+        free(host);
+    }
+    free(tensors);
+}
