@@ -1,0 +1,25 @@
+/* score.h - perplexity and bits per byte of a set of shards
+ * SPDX-License-Identifier: MIT
+ */
+#ifndef SSM_SCORE_H
+#define SSM_SCORE_H
+
+#include <stdint.h>
+
+#include "common/dist/comm.h"
+#include "common/io/shard.h"
+#include "common/model/net.h"
+
+struct score {
+    int64_t tokens, docs, bytes;    /* scored; end tokens are tokens, not bytes */
+    double nats;                    /* sum of the losses */
+};
+
+/* Collective. Scores every token of the set exactly once, in disjoint windows of seq_len tokens (documents see
+ * nothing of each other, and nothing before their window); `batch` windows at a time; at most `limit` tokens
+ * (0: all), then documents and bytes are scaled with the tokens. Windows are shared by the ranks and
+ * their sums added in the order of the windows, so the result is the same on any number of ranks. */
+struct score score_set(struct comm *comm, struct net *n, const char *dir, int64_t seq_len, int64_t batch,
+                       int64_t limit);
+
+#endif

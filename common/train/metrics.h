@@ -1,0 +1,26 @@
+/* metrics.h - metrics.jsonl: one line a step
+ * SPDX-License-Identifier: MIT
+ *
+ * {"step":12,"samples":192,"tokens":98304,"loss":2.0312,"lr":0.001,"grad_norm":0.53,"seconds":0.41,
+ *  "tokens_per_s":12000,"flops_per_s":3.1e10,"data_wait":0.0}
+ * loss in nats per scored token, grad_norm before clipping, seconds of the step. Only rank 0 writes; a line is one
+ * write(), so a reader sees whole lines but for the last one of a killed run. After a resume the steps
+ * since the checkpoint stand in two incarnations' files: the higher incarnation counts.
+ */
+#ifndef SSM_METRICS_H
+#define SSM_METRICS_H
+
+#include <stdint.h>
+
+struct metrics_line {
+    int64_t step, samples, tokens;
+    double loss, lr, grad_norm, seconds, tokens_per_s, flops_per_s, data_wait;
+};
+
+/* Appends to the file; dies when it cannot be written. */
+struct metrics;
+struct metrics *metrics_open(const char *path);
+void metrics_write(struct metrics *m, const struct metrics_line *line);
+void metrics_close(struct metrics *m);
+
+#endif

@@ -1,0 +1,110 @@
+/* trainer.c - one optimizer step
+ * SPDX-License-Identifier: MIT
+ */
+#include "trainer.h"
+
+#include <math.h>
+
+#include "common/base/err.h"
+#include "common/base/mem.h"
+
+struct trainer *trainer_create(const struct config *c, const struct backend *be, struct comm *comm,
+                               const struct trainer_options *opt)
+{
+    struct trainer *t = xcalloc(1, sizeof *t);
+    t->opt = *opt;
+    t->comm = comm;
+    t->net = net_create(c, be, true);
+    t->ctx = net_ctx_create(t->net, opt->micro_rows, opt->seq_len, true, opt->recompute, 0);
+    size_t bytes = (size_t)t->net->ps.slab * sizeof(float);
+    t->m = be->alloc(bytes);
+    t->v = be->alloc(bytes);
+    if (!t->m || !t->v)
+        die("not enough memory: the optimizer's moments need %zu MiB", 2 * bytes >> 20);
+    t->loss = xcalloc((size_t)(opt->micro_rows * opt->seq_len), sizeof *t->loss);
+    if (opt->stream) {
+        int64_t k = opt->rows / opt->micro_rows;
+        t->in = xcalloc((size_t)k, sizeof *t->in);
+        t->out = xcalloc((size_t)k, sizeof *t->out);
+        for (int64_t i = 0; i < k; i++) {
+            t->in[i] = net_state_create(t->net, opt->micro_rows, 0);
+            t->out[i] = net_state_create(t->net, opt->micro_rows, 0);
+        }
+    }
+    return t;
+}
+
+void trainer_free(struct trainer *t)
+{
+    if (!t)
+        return;
+    for (int64_t i = 0; t->in && i < t->opt.rows / t->opt.micro_rows; i++) {
+        net_state_free(t->in[i]);
+        net_state_free(t->out[i]);
+    }
+    free(t->in);
+    free(t->out);
+    free(t->loss);
+    t->net->be->free(t->m);
+    t->net->be->free(t->v);
+    net_ctx_free(t->ctx);
+    net_free(t->net);
+    free(t);
+}
+
+/* Sum of the losses of all micro-batches; the gradients' sum is left in net->grads. */
+static double accumulate(struct trainer *t, const struct loaded *b)
+{
+    int64_t T = t->opt.seq_len, micro = t->opt.micro_rows;
+    double sum = 0;
+    t->net->be->zero(t->net->grads, (size_t)t->net->ps.slab * sizeof(float));
+    for (int64_t r = 0, k = 0; r < t->opt.rows; r += micro, k++) {
+        struct batch mb = { .B = micro, .T = T, .ids = b->ids + r * T, .targets = b->targets + r * T,
+                            .start = b->start + r * T };
+        struct net_state *in = NULL, *out = NULL;
+        if (t->opt.stream) {
+            in = t->in[k];
+            out = t->out[k];
+            for (int64_t i = 0; i < micro; i++)
+                if (!b->carries[r + i])
+                    net_state_clear(in, i);
+            t->in[k] = out; /* what this step leaves, the next one begins with */
+            t->out[k] = in;
+        }
+        net_train(t->ctx, &mb, in, out, t->loss);
+        for (int64_t i = 0; i < micro * T; i++)
+            sum += t->loss[i];
+    }
+    return sum;
+}
+
+struct step_report trainer_step(struct trainer *t, const struct loaded *b, double rate, bool want_stop)
+{
+    struct net *n = t->net;
+    double sums[3] = { accumulate(t, b), (double)b->n_targets, want_stop };
+    const char *fault = n->be->sync();
+    if (fault)
+        die("step %lld: %s", (long long)t->step + 1, fault);
+    comm_sum_f64(t->comm, sums, 3);
+    comm_sum_f32(t->comm, n->grads, n->ps.slab);
+
+    double count = sums[1] > 0 ? sums[1] : 1;
+    struct step_report r = { .loss = sums[0] / count, .tokens = (int64_t)sums[1], .stop = sums[2] > 0 };
+    r.grad_norm = sqrt(n->be->sumsq(n->grads, n->ps.slab)) / count;
+    if (!isfinite(r.loss) || !isfinite(r.grad_norm))
+        die_code(EXIT_STAY, "step %lld: the run has diverged (loss %g, gradient norm %g)", (long long)t->step + 1,
+                 r.loss, r.grad_norm);
+    double clip = t->opt.clip > 0 && r.grad_norm > t->opt.clip ? t->opt.clip / r.grad_norm : 1;
+    t->step++;
+    t->samples += t->opt.batch;
+    t->tokens += r.tokens;
+    for (size_t i = 0; i < n->ps.n; i++) {
+        const struct param *p = &n->ps.p[i];
+        n->be->adamw(&(struct adamw){ .n = p->count, .step = t->step, .lr = rate, .beta1 = t->opt.beta1,
+                                      .beta2 = t->opt.beta2, .eps = t->opt.eps,
+                                      .decay = p->decay ? t->opt.weight_decay : 0, .gscale = clip / count,
+                                      .grad = n->grads + p->offset, .p = n->weights + p->offset,
+                                      .m = t->m + p->offset, .v = t->v + p->offset });
+    }
+    return r;
+}

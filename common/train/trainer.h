@@ -1,0 +1,65 @@
+/* trainer.h - one optimizer step, and the whole state of a run in and out of checkpoints
+ * SPDX-License-Identifier: MIT
+ */
+#ifndef SSM_TRAINER_H
+#define SSM_TRAINER_H
+
+#include <stdbool.h>
+#include <stdint.h>
+
+#include "common/base/attrs.h"
+#include "common/dist/comm.h"
+#include "common/io/ckpt.h"
+#include "common/model/net.h"
+#include "loader.h"
+
+struct trainer_options {
+    double beta1, beta2, eps, weight_decay, clip;
+    int64_t micro_rows;         /* sequences that a rank computes at a time */
+    int64_t rows;               /* sequences of this rank in a step; a multiple of micro_rows */
+    int64_t first_row;          /* of this rank among the step's */
+    int64_t batch;              /* rows of all ranks */
+    int64_t seq_len;
+    enum recompute recompute;
+    bool stream;                /* rows carry their state on */
+};
+
+struct trainer {
+    struct trainer_options opt;
+    struct comm *comm;          /* data-parallel ranks */
+    struct net *net;
+    struct net_ctx *ctx;
+    float *m, *v;               /* moments, slabs like the weights */
+    struct net_state **in, **out; /* stream: one pair a micro-batch */
+    float *loss;                /* [micro_rows, T] */
+    int64_t step, samples, tokens; /* done so far; tokens: targets scored */
+};
+
+struct step_report {
+    double loss;                /* mean over the scored tokens of the whole batch, nats */
+    double grad_norm;           /* of the mean loss, before clipping */
+    int64_t tokens;             /* scored in this step by all ranks */
+    bool stop;                  /* some rank was asked to stop */
+};
+
+/* Weights are zero. Dies when memory is short. */
+struct trainer *trainer_create(const struct config *c, const struct backend *be, struct comm *comm,
+                               const struct trainer_options *opt);
+void trainer_free(struct trainer *t);
+
+/* Collective. One step on this rank's rows: micro-batches forward and backward, sum over the ranks, clip, AdamW at
+ * `rate`. want_stop: this rank was asked to stop; all ranks get the answer of the step. A loss or
+ * gradient that is not finite ends the run with exit 93 and leaves the last checkpoint as it is. */
+struct step_report trainer_step(struct trainer *t, const struct loaded *b, double rate, bool want_stop);
+
+/* Collective. Writes the checkpoint folder `dir` (rank 0's name counts; set_prepare() has run there): every rank its
+ * rows of the model, the moments and carried states; rank 0 the index with `state` (may hold the caller's own)
+ * plus step, samples, tokens. `still_ours` is asked on rank 0 before the index is renamed into place; when
+ * it says no the checkpoint stays invalid. Returns false then. */
+bool trainer_save(struct trainer *t, const char *dir, struct attrs *state, const char *history,
+                  bool (*still_ours)(void *), void *arg);
+/* Collective. Loads weights (and with `optimizer` moments, counters, carried states) from any layout.
+ * Dies with the reason when something is missing or of another shape. */
+void trainer_load(struct trainer *t, struct ckpt *c, bool optimizer);
+
+#endif

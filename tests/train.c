@@ -1,0 +1,154 @@
+/* train.c - tests of the data order, the learning rate, and sampling
+ * SPDX-License-Identifier: MIT
+ */
+#include <math.h>
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stddef.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include <cmocka.h>
+
+#include "common/base/err.h"
+#include "common/eval/sample.h"
+#include "common/train/order.h"
+#include "common/train/schedule.h"
+
+/* Each window once an epoch, other orders in other epochs, and every token of the set once. */
+static void one_set(void **state)
+{
+    (void)state;
+    struct order o;
+    enum { TOKENS = 1003, T = 10, W = 101 };
+    order_init(&o, 7, ORDER_SHUFFLE, T, 4, &(struct order_set){ TOKENS, 2.5 }, 1);
+    int64_t first[W];
+    int moved = 0;
+    for (int epoch = 0; epoch < 3; epoch++) {
+        bool seen[W] = { false };
+        int64_t total = 0;
+        for (int i = 0; i < W; i++) {
+            int64_t n = (epoch * W + i) / 4 * 4; /* as a step of four rows asks */
+            struct sample s = order_at(&o, n, epoch * W + i - n);
+            assert_int_equal(s.epoch, epoch);
+            assert_int_equal(s.offset % T, 0);
+            assert_false(seen[s.offset / T]);
+            assert_false(s.carries);
+            seen[s.offset / T] = true;
+            total += s.length;
+            if (epoch == 0)
+                first[i] = s.offset;
+            else
+                moved += s.offset != first[i];
+        }
+        assert_int_equal(total, TOKENS);
+    }
+    assert_true(moved > W);
+    order_free(&o);
+}
+
+/* A blend keeps its weights in every stretch of samples, and walks each set as if it were alone. */
+static void blend(void **state)
+{
+    (void)state;
+    struct order o;
+    const struct order_set sets[3] = { { 5000, 0.7 }, { 90, 0.25 }, { 400, 0.05 } };
+    order_init(&o, 1, ORDER_SHUFFLE, 10, 8, sets, 3);
+    int64_t count[3] = { 0 }, epoch[3] = { 0 };
+    for (int64_t i = 0; i < 20000; i++) {
+        struct sample s = order_at(&o, i - i % 8, i % 8);
+        count[s.set]++;
+        assert_true(s.epoch == epoch[s.set] || s.epoch == epoch[s.set] + 1);
+        epoch[s.set] = s.epoch;
+        assert_int_equal(s.epoch, (count[s.set] - 1) / ((sets[s.set].tokens + 9) / 10));
+        for (int d = 0; d < 3; d++)
+            assert_true(fabs((double)count[d] - sets[d].weight * (double)(i + 1)) < 2 + 0.002 * (double)i);
+    }
+    order_free(&o);
+}
+
+/* Each row walks its own stretch in order and says so; together they see every token once an epoch. */
+static void stream(void **state)
+{
+    (void)state;
+    struct order o;
+    const struct order_set sets[2] = { { 995, 3 }, { 41, 1 } };
+    order_init(&o, 1, ORDER_STREAM, 10, 4, sets, 2);
+    int64_t expect[4] = { 0 }, total = 0;
+    for (int64_t step = 0; step < 34; step++)
+        for (int64_t row = 0; row < 4; row++) {
+            struct sample s = order_at(&o, step * 4, row);
+            if (s.set == 0) {
+                total += s.length;
+                assert_int_equal(s.epoch, 0);
+            }
+            if (s.carries)
+                assert_int_equal(s.offset, expect[row]);
+            expect[row] = s.offset + 10;
+        }
+    assert_int_equal(total, 995); /* three rows, stretches of 34 windows */
+    assert_int_equal(order_at(&o, 34 * 4, 0).epoch, 1);
+    assert_false(order_at(&o, 34 * 4, 0).carries);
+    order_free(&o);
+}
+
+/* Beyond 2^31 samples and tokens nothing wraps. */
+static void large(void **state)
+{
+    (void)state;
+    struct order o;
+    order_init(&o, 3, ORDER_SHUFFLE, 4096, 1024, &(struct order_set){ 20000000000000, 1 }, 1);
+    for (int64_t n = 0; n < 4; n++) {
+        struct sample s = order_at(&o, 4000000000 + n * 1024, 1023);
+        assert_true(s.offset >= 0 && s.offset < 20000000000000 && s.length > 0 && s.epoch == 0);
+    }
+    order_free(&o);
+}
+
+static void rates(void **state)
+{
+    (void)state;
+    struct schedule s = { SCHEDULE_COSINE, 1.0, 0.1, 10, 110 };
+    assert_true(fabs(schedule_rate(&s, 1) - 0.1) < 1e-12);
+    assert_true(schedule_rate(&s, 10) == 1.0);
+    assert_true(fabs(schedule_rate(&s, 60) - 0.55) < 1e-12);
+    assert_true(fabs(schedule_rate(&s, 110) - 0.1) < 1e-12);
+    s.kind = SCHEDULE_LINEAR;
+    assert_true(fabs(schedule_rate(&s, 35) - 0.775) < 1e-12);
+    s.kind = SCHEDULE_CONSTANT;
+    assert_true(schedule_rate(&s, 99) == 1.0);
+    s.warmup = 0;
+    assert_true(schedule_rate(&s, 1) == 1.0);
+}
+
+static void sampling(void **state)
+{
+    (void)state;
+    const float logits[4] = { 1.0f, 3.0f, 2.0f, 3.0f };
+    int count[4] = { 0 };
+    assert_int_equal(sample_token(&(struct sampling){ 0, 0, 1, 1 }, logits, 4, 0, 0), 1);
+    for (uint64_t i = 0; i < 4000; i++)
+        count[sample_token(&(struct sampling){ 1, 0, 1, 9 }, logits, 4, 0, i)]++;
+    double z = exp(1) + 2 * exp(3) + exp(2);
+    for (int v = 0; v < 4; v++) /* five standard errors */
+        assert_true(fabs(count[v] - 4000 * exp(logits[v]) / z) < 5 * sqrt(4000 * 0.25));
+    for (uint64_t i = 0; i < 500; i++) {
+        int k = sample_token(&(struct sampling){ 1, 2, 1, 9 }, logits, 4, 0, i);
+        assert_true(k == 1 || k == 3);
+        k = sample_token(&(struct sampling){ 1, 0, 0.5, 9 }, logits, 4, 0, i);
+        assert_true(k == 1 || k == 3);
+        assert_int_equal(sample_token(&(struct sampling){ 1, 0, 0.1, 9 }, logits, 4, 0, i), 1);
+    }
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(one_set), cmocka_unit_test(blend), cmocka_unit_test(stream),
+        cmocka_unit_test(large),   cmocka_unit_test(rates), cmocka_unit_test(sampling),
+    };
+    err_init("train");
+    cmocka_set_message_output(CM_OUTPUT_TAP);
+    return cmocka_run_group_tests_name("train", tests, NULL, NULL);
+}

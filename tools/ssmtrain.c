@@ -1,0 +1,468 @@
+/* ssmtrain.c - trains a model on token shards
+ * SPDX-License-Identifier: MIT
+ *
+ * Data parallel over the ranks of the job. The run directory holds everything: started again with the same
+ * arguments, the tool goes on from the newest valid checkpoint. See ssmtrain.1 and common/io/rundir.h.
+ */
+#include <math.h>
+#include <signal.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "common/base/err.h"
+#include "common/base/mem.h"
+#include "common/base/meter.h"
+#include "common/base/opt.h"
+#include "common/base/out.h"
+#include "common/base/threads.h"
+#include "common/dist/comm.h"
+#include "common/io/rundir.h"
+#include "common/io/shard.h"
+#include "common/model/net.h"
+#include "common/train/loader.h"
+#include "common/train/metrics.h"
+#include "common/train/order.h"
+#include "common/train/schedule.h"
+#include "common/train/trainer.h"
+
+static struct {
+    const char *config, *model, *run;
+    int64_t steps, batch, micro, seq_len, warmup, seed, save_every, keep, log_every, threads, stop_at;
+    double lr, min_lr, beta1, beta2, eps, decay, clip, save_minutes;
+    int schedule, order, recompute;
+    bool dry;
+} o = { .steps = 1000, .batch = 8, .seq_len = 1024, .warmup = 50, .seed = 1, .save_every = 500, .keep = 3,
+        .log_every = 10, .lr = 1e-3, .min_lr = -1, .beta1 = 0.9, .beta2 = 0.95, .eps = 1e-8, .decay = 0.1, .clip = 1 };
+
+static struct opt options[] = {
+    OPT_STR('o', "run", "DIR", &o.run, "run directory; goes on from its newest checkpoint"),
+    OPT_STR(0, "model", "NAME|FILE", &o.model, "preset name, or file of 'name = value'"),
+    OPT_INT(0, "steps", "N", &o.steps, 1, 1e12, "optimizer steps of the whole run"),
+    OPT_INT(0, "batch", "N", &o.batch, 1, 1 << 24, "sequences of a step, all ranks together"),
+    OPT_INT(0, "micro-batch", "N", &o.micro, 0, 1 << 20, "sequences a rank computes at a time; 0: all its own"),
+    OPT_INT(0, "seq-len", "N", &o.seq_len, 1, 1 << 30, "tokens of a sequence"),
+    OPT_REAL(0, "lr", "X", &o.lr, 0, 10, "peak learning rate"),
+    OPT_REAL(0, "min-lr", "X", &o.min_lr, -1, 10, "last learning rate; -1: a tenth of --lr"),
+    OPT_CHOICE(0, "schedule", &o.schedule, "cosine|linear|constant", "the rate after the warm-up"),
+    OPT_INT(0, "warmup", "N", &o.warmup, 0, 1e12, "steps in which the rate rises from 0"),
+    OPT_REAL(0, "beta1", "X", &o.beta1, 0, 0.999999, "AdamW: decay of the first moment"),
+    OPT_REAL(0, "beta2", "X", &o.beta2, 0, 0.999999, "AdamW: decay of the second moment"),
+    OPT_REAL(0, "eps", "X", &o.eps, 1e-30, 1, "AdamW: epsilon"),
+    OPT_REAL(0, "weight-decay", "X", &o.decay, 0, 10, "AdamW: decay of tensors with two and more dimensions"),
+    OPT_REAL(0, "clip", "X", &o.clip, 0, 1e9, "largest gradient norm; 0: no clipping"),
+    OPT_INT(0, "seed", "N", &o.seed, 0, OPT_MAX_INT, "of the initial weights and the data order"),
+    OPT_CHOICE(0, "order", &o.order, "shuffle|stream", "windows in random order, or documents on end with state"),
+    OPT_CHOICE(0, "recompute", &o.recompute, "none|full", "keep activations, or make them again in the backward pass"),
+    OPT_INT(0, "save-every", "N", &o.save_every, 0, 1e12, "steps between checkpoints; 0: at the end only"),
+    OPT_REAL(0, "save-minutes", "X", &o.save_minutes, 0, 1e6, "also after so many minutes; 0: no"),
+    OPT_INT(0, "keep", "N", &o.keep, 1, 1 << 20, "newest checkpoints to keep"),
+    OPT_INT(0, "stop-at", "N", &o.stop_at, 0, 1e12, "save and exit 75 after this step; 0: no"),
+    OPT_INT(0, "log-every", "N", &o.log_every, 1, 1e9, "seconds between lines when there is no terminal"),
+    OPT_INT(0, "threads", "N", &o.threads, 0, 4096, "a rank; 0: OMP_NUM_THREADS, or the cores shared by the ranks"),
+    OPT_FLAG('n', "dry-run", &o.dry, "print shapes, parameters, FLOPs and memory, and end"),
+    OPT_END,
+};
+
+/* ---- data ---- */
+
+struct data {
+    int n;
+    char **dirs;
+    struct order_set *sets;
+    struct buf hashes;      /* "dir-independent" identity of the sets and their weights */
+    struct shard_info info;  /* of the first; the others have the same tokenizer */
+};
+
+/* Operands "DIR" or "DIR@WEIGHT". */
+static struct data open_data(int n, char **args)
+{
+    struct data d = { .n = n };
+    d.dirs = xcalloc((size_t)n, sizeof *d.dirs);
+    d.sets = xcalloc((size_t)n, sizeof *d.sets);
+    for (int i = 0; i < n; i++) {
+        char *at = strrchr(args[i], '@');
+        d.sets[i].weight = 1;
+        if (at && (parse_real(at + 1, &d.sets[i].weight) < 0 || !(d.sets[i].weight > 0)))
+            die_usage("'%s' is not a weight above 0 in '%s'", at + 1, args[i]);
+        d.dirs[i] = at ? xasprintf("%.*s", (int)(at - args[i]), args[i]) : xstrdup(args[i]);
+        struct shards *s = shards_try_open(d.dirs[i]);
+        if (!s)
+            die("%s", err_last());
+        const struct shard_info *info = shards_info(s);
+        if (i && (info->vocab != d.info.vocab || info->eod != d.info.eod ||
+                  info->tokenizer_hash != d.info.tokenizer_hash))
+            die("'%s' was made by tokenizer '%s' (%016llx), '%s' by '%s' (%016llx)", d.dirs[0], d.info.tokenizer,
+                (unsigned long long)d.info.tokenizer_hash, d.dirs[i], info->tokenizer,
+                (unsigned long long)info->tokenizer_hash);
+        d.info = *info;
+        d.sets[i].tokens = info->n_tokens;
+        if (info->n_tokens < 1)
+            die("'%s' has no tokens", d.dirs[i]);
+        buf_addf(&d.hashes, "%s%016llx@%.17g", i ? " " : "", (unsigned long long)shards_hash(s), d.sets[i].weight);
+        shards_close(s);
+    }
+    return d;
+}
+
+static void free_data(struct data *d)
+{
+    for (int i = 0; i < d->n; i++)
+        free(d->dirs[i]);
+    free(d->dirs);
+    free(d->sets);
+    buf_free(&d->hashes);
+}
+
+/* The model learns the tokens of the data, and remembers whose they are. */
+static void adopt_tokenizer(struct config *c, const struct shard_info *info)
+{
+    if (c->vocab == 0)
+        c->vocab = info->vocab;
+    if (info->vocab > c->vocab)
+        die("the data have %lld tokens, the model's 'vocab' is %lld", (long long)info->vocab, (long long)c->vocab);
+    if (info->vocab > 0) {
+        c->tokenizer = xstrdup(info->tokenizer);
+        c->tokenizer_hash = xasprintf("%016llx", (unsigned long long)info->tokenizer_hash);
+        c->eod = info->eod;
+    }
+}
+
+/* ---- what the run costs ---- */
+
+static void print_plan(const struct config *c, const struct backend *be, int64_t rank_rows, int ranks)
+{
+    struct params ps;
+    params_init(&ps, c);
+    struct net_memory m = net_memory(c, be, o.micro, o.seq_len, true, (enum recompute)o.recompute);
+    double flops = net_flops(c, o.seq_len);
+    printf("# tensor\tshape\tdecay\n");
+    for (size_t i = 0; i < ps.n; i++) {
+        printf("%s\t", ps.p[i].name);
+        for (int k = 0; k < ps.p[i].ndim; k++)
+            printf("%s%lld", k ? "x" : "", (long long)ps.p[i].shape[k]);
+        printf("\t%s\n", ps.p[i].decay ? "yes" : "no");
+    }
+    printf("pattern=%s\nparameters=%lld\nvocab=%lld\n", c->pattern, (long long)ps.count, (long long)c->vocab);
+    printf("steps=%lld\nbatch=%lld\nseq_len=%lld\nranks=%d\nrows_per_rank=%lld\nmicro_batch=%lld\n",
+           (long long)o.steps, (long long)o.batch, (long long)o.seq_len, ranks, (long long)rank_rows,
+           (long long)o.micro);
+    printf("tokens=%lld\n", (long long)(o.steps * o.batch * o.seq_len));
+    printf("flops_per_token_forward=%.0f\nflops_per_token_training=%.0f\nflops_total=%.4g\n", flops, 3 * flops,
+           3 * flops * (double)(o.steps * o.batch * o.seq_len));
+    int64_t moments = 2 * ps.slab * (int64_t)sizeof(float);
+    printf("memory_weights=%lld\nmemory_gradients=%lld\nmemory_moments=%lld\nmemory_residual=%lld\n"
+           "memory_saved=%lld\nmemory_scratch=%lld\nmemory_rank=%lld\n",
+           (long long)m.weights, (long long)m.grads, (long long)moments, (long long)m.residual, (long long)m.saved,
+           (long long)(m.scratch + m.work), (long long)(m.total + moments));
+    params_free(&ps);
+}
+
+/* ---- signals ---- */
+
+static volatile sig_atomic_t told, interrupts;
+
+static void on_signal(int sig)
+{
+    told = sig;
+    if (sig == SIGINT && ++interrupts > 1) {
+        signal(SIGINT, SIG_DFL); /* the second Ctrl-C means now */
+        raise(SIGINT);
+    }
+}
+
+static void watch_signals(void)
+{
+    static const int sigs[] = { SIGTERM, SIGUSR1, SIGINT };
+    for (size_t i = 0; i < sizeof sigs / sizeof *sigs; i++) {
+        struct sigaction a = { .sa_handler = on_signal, .sa_flags = SA_RESTART };
+        sigemptyset(&a.sa_mask);
+        sigaction(sigs[i], &a, NULL);
+    }
+}
+
+/* ---- resume ---- */
+
+/* Collective. Opens the newest checkpoint of the run whose members are whole; a broken one is passed over with a
+ * warning. NULL: there is none. */
+static struct ckpt *open_newest(struct comm *comm)
+{
+    char **paths = NULL;
+    int64_t n = comm->rank == 0 ? rundir_list(o.run, &paths) : 0;
+    comm_bcast(comm, &n, sizeof n, 0);
+    struct ckpt *found = NULL;
+    for (int64_t i = 0; i < n && !found; i++) {
+        char dir[4096];
+        snprintf(dir, sizeof dir, "%s", comm->rank == 0 ? paths[i] : "");
+        comm_bcast(comm, dir, sizeof dir, 0);
+        struct ckpt *c = ckpt_try_open(dir);
+        int bad = !c; /* each rank checks its share of the files */
+        for (int m = comm->rank; c && m < ckpt_members(c) && !bad; m += comm->size)
+            bad = ckpt_try_verify(c, m) < 0;
+        if (bad && comm->rank == 0)
+            warn("checkpoint passed over: %s", err_last());
+        if (comm_max_i64(comm, bad)) {
+            if (!bad && comm->rank == 0)
+                warn("checkpoint passed over: '%s' is damaged", dir);
+            ckpt_close(c);
+        } else {
+            found = c;
+        }
+    }
+    if (comm->rank == 0)
+        rundir_free_list(paths, (int)n);
+    return found;
+}
+
+/* What must be the same when a run goes on; what may change is the rest of the options. */
+static void identity(struct attrs *a, const struct data *d)
+{
+    attrs_set_str(a, "data", d->hashes.data);
+    attrs_set_int(a, "seed", o.seed);
+    attrs_set_int(a, "seq_len", o.seq_len);
+    attrs_set_str(a, "order", o.order == ORDER_STREAM ? "stream" : "shuffle");
+}
+
+static void check_resume(const struct ckpt *c, const struct config *config, const struct data *d)
+{
+    struct attrs mine = { 0 };
+    config_to_attrs(config, &mine);
+    if (!attrs_equal(&mine, ckpt_config(c)))
+        die("'%s' is a checkpoint of another model: %s", ckpt_dir(c), err_last());
+    attrs_free(&mine);
+    identity(&mine, d);
+    for (size_t i = 0; i < mine.n; i++) {
+        struct attrs one = { .a = &mine.a[i], .n = 1 };
+        const struct attr *have = attrs_find(ckpt_state(c), mine.a[i].name);
+        struct attrs other = { .a = (struct attr *)(uintptr_t)have, .n = have ? 1 : 0 };
+        if (!attrs_equal(&one, &other))
+            die("'%s' cannot go on with these arguments: %s", ckpt_dir(c), err_last());
+    }
+    attrs_free(&mine);
+}
+
+/* ---- the run ---- */
+
+struct run {
+    struct comm *comm;
+    struct trainer *t;
+    struct rundir *dir;         /* rank 0 */
+    struct data *data;
+    char *history;
+    int64_t saved_step;         /* of the newest checkpoint, -1: none */
+    double saved_at;
+};
+
+static bool still_ours(void *arg)
+{
+    struct run *r = arg;
+    return rundir_is_newest(r->dir);
+}
+
+static void save(struct run *r)
+{
+    char dir[4096] = "";
+    double begin = now_seconds();
+    if (r->comm->rank == 0) {
+        char *path = rundir_step_path(r->dir, r->t->step);
+        snprintf(dir, sizeof dir, "%s", path);
+        set_prepare(path, false);
+        free(path);
+    }
+    comm_bcast(r->comm, dir, sizeof dir, 0);
+    struct attrs state = { 0 };
+    identity(&state, r->data);
+    if (!trainer_save(r->t, dir, &state, r->history, still_ours, r))
+        die_code(EXIT_STAY, "a newer incarnation of '%s' has begun: this one ends without publishing", o.run);
+    attrs_free(&state);
+    if (r->comm->rank == 0)
+        rundir_prune(r->dir, (int)o.keep);
+    r->saved_step = r->t->step;
+    r->saved_at = now_seconds();
+    note(2, "saved '%s' in %.2f s", dir, r->saved_at - begin);
+}
+
+/* Rank 0 decides by its clock, all follow. */
+static bool save_is_due(const struct run *r)
+{
+    bool by_steps = o.save_every > 0 && r->t->step % o.save_every == 0;
+    bool by_time = o.save_minutes > 0 && now_seconds() - r->saved_at >= 60 * o.save_minutes;
+    int64_t due = by_steps || by_time;
+    if (o.save_minutes > 0)
+        comm_bcast(r->comm, &due, sizeof due, 0);
+    return due && r->saved_step != r->t->step;
+}
+
+static int train(struct run *r, struct loader *loader)
+{
+    struct trainer *t = r->t;
+    struct schedule sched = { o.schedule, o.lr, o.min_lr < 0 ? o.lr / 10 : o.min_lr, o.warmup, o.steps };
+    double flops = 3 * net_flops(&t->net->c, o.seq_len);
+    struct metrics *metrics = NULL;
+    struct progress bar;
+    if (r->comm->rank == 0) {
+        char *path = path_join(rundir_path(r->dir), "metrics.jsonl");
+        metrics = metrics_open(path);
+        free(path);
+    }
+    progress_begin(&bar, t->step, o.steps, (double)o.log_every);
+    bool stop = false;
+    double smooth = 0, speed = 0;
+    while (t->step < o.steps && !stop) {
+        double begin = now_seconds(), wait = 0, rate = schedule_rate(&sched, t->step + 1);
+        const struct loaded *batch = loader_next(loader, &wait);
+        struct step_report s = trainer_step(t, batch, rate, told != 0);
+        double seconds = now_seconds() - begin;
+        stop = s.stop || (o.stop_at > 0 && t->step >= o.stop_at);
+        speed = speed > 0 ? 0.9 * speed + 0.1 * (double)s.tokens / seconds : (double)s.tokens / seconds;
+        smooth = smooth > 0 ? 0.9 * smooth + 0.1 * s.loss : s.loss;
+        if (r->comm->rank == 0) {
+            metrics_write(metrics, &(struct metrics_line){ t->step, t->samples, t->tokens, s.loss, rate, s.grad_norm,
+                                                           seconds, (double)s.tokens / seconds,
+                                                           flops * (double)s.tokens / seconds, wait });
+            rundir_beat(r->dir);
+            char text[160], a[32], b[32];
+            snprintf(text, sizeof text, "loss %.4f  lr %.2e  grad %.3f  %stok/s  %sFLOP/s", smooth, rate, s.grad_norm,
+                     format_si(speed, a), format_si(flops * speed, b));
+            progress_at(&bar, t->step, text);
+        }
+        if (save_is_due(r) && t->step < o.steps && !stop)
+            save(r);
+    }
+    progress_end(&bar);
+    if (r->saved_step != t->step)
+        save(r);
+    metrics_close(metrics);
+    char words[80], a[32];
+    snprintf(words, sizeof words, "step %lld of %lld, %stokens/s", (long long)t->step, (long long)o.steps,
+             format_si(speed, a));
+    meter_last_words(words);
+    return t->step < o.steps ? EXIT_AGAIN : EXIT_DONE;
+}
+
+/* The options, the model and the tools of this start, beside what it writes. */
+static void write_record(const struct run *r, const struct config *c)
+{
+    struct buf text = { 0 };
+    struct config copy;
+    struct opt rows[CONFIG_ROWS + 1];
+    config_table(&copy, rows);
+    copy = *c;
+    buf_addf(&text, "# %s\n", meter_history());
+    opt_write(options, &text);
+    for (int i = 0; i < r->data->n; i++)
+        buf_addf(&text, "# data: %s\n", r->data->dirs[i]);
+    char *path = path_join(rundir_path(r->dir), "options.conf");
+    out_write_file(path, text.data, text.len, true);
+    free(path);
+    buf_clear(&text);
+    opt_write(rows, &text);
+    path = path_join(rundir_path(r->dir), "model.conf");
+    out_write_file(path, text.data, text.len, true);
+    free(path);
+    buf_free(&text);
+}
+
+static int run(int n_args, char **args)
+{
+    struct comm *comm = comm_world();
+    if (!o.model)
+        die_usage("--model is missing");
+    if (!o.run && !o.dry)
+        die_usage("--run is missing");
+    if (o.batch % comm->size)
+        die_usage("'%lld' of 'batch' is not a multiple of the %d ranks", (long long)o.batch, comm->size);
+    int64_t rows = o.batch / comm->size;
+    o.micro = o.micro ? o.micro : rows;
+    if (rows % o.micro)
+        die_usage("'%lld' of 'micro-batch' does not divide the %lld sequences of a rank", (long long)o.micro,
+                  (long long)rows);
+    if (o.warmup >= o.steps)
+        die_usage("'%lld' of 'warmup' is not below the %lld steps", (long long)o.warmup, (long long)o.steps);
+    struct config c;
+    if (config_try_load(&c, o.model) < 0)
+        die_usage("%s", err_last());
+    struct data data = open_data(n_args, args);
+    if (n_args == 0 && c.vocab == 0)
+        die_usage("no data, and model '%s' has no 'vocab' of its own", o.model);
+    adopt_tokenizer(&c, &data.info);
+    int threads = threads_set((int)o.threads, comm_local_size());
+    const struct backend *be = backend_cpu();
+    if (o.dry) {
+        if (comm->rank == 0)
+            print_plan(&c, be, rows, comm->size);
+        free_data(&data);
+        return EXIT_DONE;
+    }
+    if (n_args == 0)
+        die_usage("no data: usage: ssmtrain [options] -o RUN DATA...");
+
+    struct run r = { .comm = comm, .data = &data, .saved_step = -1, .saved_at = now_seconds() };
+    watch_signals();
+    if (comm->rank == 0)
+        r.dir = rundir_begin(o.run, 12);
+    comm_barrier(comm);
+    struct ckpt *from = open_newest(comm);
+    if (from)
+        check_resume(from, &c, &data);
+    if (comm->rank == 0)
+        write_record(&r, &c);
+
+    struct trainer_options to = { .beta1 = o.beta1, .beta2 = o.beta2, .eps = o.eps, .weight_decay = o.decay,
+                                  .clip = o.clip, .micro_rows = o.micro, .rows = rows,
+                                  .first_row = comm->rank * rows, .batch = o.batch, .seq_len = o.seq_len,
+                                  .recompute = (enum recompute)o.recompute, .stream = o.order == ORDER_STREAM };
+    r.t = trainer_create(&c, be, comm, &to);
+    if (from) {
+        trainer_load(r.t, from, true);
+        r.saved_step = r.t->step;
+        r.history = xasprintf("%s\n%s", ckpt_history(from), meter_history());
+        note(1, "goes on from '%s'", ckpt_dir(from));
+    } else {
+        net_init(r.t->net, (uint64_t)o.seed);
+        r.history = xstrdup(meter_history());
+    }
+    ckpt_close(from);
+    note(1, "model %s: %lld parameters, %d rank%s x %d thread%s, kernels %s", o.model,
+         (long long)r.t->net->ps.count, comm->size, comm->size > 1 ? "s" : "", threads, threads > 1 ? "s" : "",
+         be->variant);
+
+    int code = EXIT_DONE;
+    if (r.t->step >= o.steps) {
+        note(1, "all %lld steps are done already", (long long)r.t->step);
+    } else {
+        struct order order;
+        order_init(&order, (uint64_t)o.seed, (enum order_mode)o.order, o.seq_len, o.batch, data.sets, data.n);
+        if (o.order == ORDER_STREAM && r.t->samples % o.batch)
+            die_usage("--order stream: %lld samples are done, not a multiple of 'batch' %lld", (long long)r.t->samples,
+                      (long long)o.batch);
+        struct loader *loader = loader_create(&order, (const char *const *)data.dirs, to.first_row, rows, o.batch,
+                                              r.t->samples);
+        code = train(&r, loader);
+        loader_free(loader);
+        order_free(&order);
+    }
+    if (comm->rank == 0)
+        rundir_end(r.dir);
+    trainer_free(r.t);
+    free(r.history);
+    free_data(&data);
+    return comm_agree(comm, code);
+}
+
+int main(int argc, char **argv)
+{
+    static const struct command cmd = {
+        .name = "ssmtrain",
+        .synopsis = "[options] --model NAME -o RUN DATA[@WEIGHT]...",
+        .purpose = "Trains a model on sets of token shards, data parallel over the ranks of the job.",
+        .opts = options,
+        .config = &o.config,
+        .min_args = 0,
+        .max_args = -1,
+        .run = run,
+    };
+    err_init("ssmtrain");
+    comm_init(&argc, &argv);
+    command_main(&cmd, argc, argv);
+}
