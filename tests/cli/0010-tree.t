@@ -1,0 +1,56 @@
+#!/bin/sh
+# 0010-tree.t - the shape of the tree: arrows go down, each library has one owner, files say what they are
+# SPDX-License-Identifier: MIT
+. "${0%/*}/../tap.sh"
+top=${SSM_TOP:?}
+cd "$top" || exit 1
+
+# folder and what it may include of ours, beside itself
+rules='kernels
+common/base
+common/io common/base
+common/text common/base
+common/dist common/base
+common/model common/base common/io common/text common/dist kernels
+common/train common/base common/io common/text common/dist common/model kernels
+common/eval common/base common/io common/text common/dist common/model kernels
+tools common/base common/io common/text common/dist common/model common/train common/eval kernels'
+
+arrows() { # one line for each include that points up or sideways
+    echo "$rules" | while read -r dir allowed; do
+        for f in "$dir"/*.[ch] "$dir"/*.cu; do
+            [ -f "$f" ] || continue
+            sed -n 's/^ *# *include "\([^"]*\)\/[^"/]*".*/\1/p' "$f" | while read -r to; do
+                case " $dir $allowed " in
+                *" $to "*) ;;
+                *) echo "$f includes $to/" ;;
+                esac
+            done
+        done
+    done
+}
+owner() { # HEADER-PATTERN FILE...: files other than these that include it
+    pattern=$1
+    shift
+    grep -rlE "^ *# *include <$pattern" common kernels tools --include='*.[ch]' --include='*.cu' | while read -r f; do
+        case " $* " in *" $f "*) ;; *) echo "$f includes $pattern" ;; esac
+    done
+}
+none() { out=$("$@"); [ -z "$out" ] || { echo "$out"; return 1; }; }
+
+ok 'arrows go down' 'none arrows'
+ok 'the check sees an arrow that goes up' '
+    mkdir -p "$tap_dir/common/base" && cd "$tap_dir" && echo "#include \"common/io/h5.h\"" >common/base/x.c && [ -n "$(arrows)" ]'
+ok 'HDF5 has its owners' 'none owner "hdf5" common/io/h5.c common/io/h5zstd_plugin.c && none owner "H5" common/io/h5.c common/io/h5zstd_plugin.c'
+ok 'zstd' 'none owner zstd common/io/h5.c common/io/h5zstd_plugin.c'
+ok 'MPI' 'none owner mpi.h common/dist/mpi.c'
+ok 'matrix library' 'none owner "(oneapi|dnnl|cblas)" kernels/matmul.c'
+ok 'jansson' 'none owner jansson common/text/docs.c'
+ok 'xxHash' 'none owner xxhash common/base/hash.c'
+ok 'nothing looks at tests' '! grep -rnE "include \"tests/" common kernels tools'
+ok 'every source file opens with its name and its licence' '
+    for f in common/*/*.[ch] kernels/*.[ch] tools/*.c tests/*.[ch]; do
+        head -n 1 "$f" | grep -q "^/\* ${f##*/} - " && head -n 3 "$f" | grep -q "SPDX-License-Identifier: MIT" || { echo "$f"; bad=1; }
+    done; [ -z "$bad" ]'
+ok 'no open ends' '! grep -rnE "\b(TODO|FIXME|XXX)\b" common kernels tools pipelines Makefile'
+done_testing
