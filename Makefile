@@ -184,7 +184,6 @@ run-long:
 	@$(TEST_ENV) ASAN_OPTIONS=detect_leaks=0 $(PROVE) $(sort $(wildcard tests/cli/*.t))
 
 perf: tools tests
-	@$O/tests/ops --perf
 	@SSM_BIN=$O/bin sh tests/perf/train.sh
 
 lint:
@@ -194,7 +193,7 @@ format:
 	@clang-format -i $(wildcard tools/*.c common/*/*.[ch] kernels/*.[ch] tests/*.[ch])
 
 install: tools
-	@sh tests/../pipelines/install.sh '$O' '$(DESTDIR)$(PREFIX)' '$(PREFIX)' '$(VERSION)'
+	@sh pipelines/install.sh '$O' '$(DESTDIR)$(PREFIX)' '$(PREFIX)' '$(VERSION)'
 
 bundle: tools tests
 	@sh pipelines/bundle.sh '$O' '$(VERSION)'

@@ -14,7 +14,7 @@ demo=${DEMO:-$top/demo}
 model=${MODEL:-}
 [ -n "$model" ] || model=hybrid-demo
 corpus=${CORPUS:-}
-steps=${STEPS:-600}
+steps=${STEPS:-1100}
 export SSM_BIN="$bin" OMP_NUM_THREADS=1
 cores=$(nproc)
 [ "$cores" -ge 2 ] || echo "demo: one core: two ranks share it, this takes twice as long" >&2
@@ -58,7 +58,7 @@ encode   = $split
 valid    = 0.01
 ranks    = 2
 model    = $model
-train    = --steps $steps --batch 16 --micro-batch 4 --seq-len 512 --lr 3e-3 --warmup 40 --save-every 200 --log-every 10
+train    = --steps $steps --batch 8 --seq-len 512 --lr 4e-3 --warmup 60 --save-every 250 --log-every 10
 eval     = --seq-len 1024
 prompt   = $prompt
 generate = --tokens 600 --temperature 0.7 --seed 3

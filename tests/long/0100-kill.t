@@ -1,0 +1,115 @@
+#!/bin/sh
+# 0100-kill.t - kill -9 at 30 random moments of each tool: nothing half-made under a final name, and it goes on
+# SPDX-License-Identifier: MIT
+. "${0%/*}/../tap.sh"
+mpi="timeout 120 ${MPIEXEC:-mpiexec}"
+OMP_NUM_THREADS=1
+export OMP_NUM_THREADS
+kills=${KILLS:-30}
+# A pause in [0, $2) seconds that depends on the number $1 alone.
+pause() { sleep "$(awk -v s="$1" -v m="$2" 'BEGIN { srand(s); rand(); printf "%.3f", rand() * m }')"; }
+
+awk 'BEGIN { srand(5); for (i = 0; i < 60000; i++) { s = ""; for (k = 0; k < 60; k++) s = s sprintf("%c", 97 + int(26 * rand() * rand())); print s; if (i % 9 == 8) print "" } }' >text.txt
+cat >tiny.conf <<'CONF'
+pattern = M-*
+d_model = 32
+n_heads = 4
+headdim = 8
+d_state = 8
+chunk = 16
+attn_heads = 4
+attn_headdim = 8
+d_ff = 48
+tied = true
+CONF
+"$SSM_BIN/tokshard" encode -q --split para -o whole text.txt 2>/dev/null
+"$SSM_BIN/tokshard" cat whole >whole.txt
+
+# Kills all processes of the job that $1 started, by its process group.
+kill_job() { kill -9 -- "-$1" 2>/dev/null; wait "$1" 2>/dev/null; }
+# start CMD...: runs in a process group of its own; sets $job
+start() { setsid "$@" >/dev/null 2>&1 & job=$!; }
+
+tokshard_kills() {
+    i=0
+    while [ $i -lt "$kills" ]; do
+        start $mpi -n 2 "$SSM_BIN/tokshard" encode -q --split para --level 9 -o out text.txt
+        pause $i 1.0
+        kill_job "$job"
+        if [ -e out/index.h5 ]; then
+            "$SSM_BIN/tokshard" check out || { echo "kill $i: a set that is not whole"; return 1; }
+            rm -r out
+        fi
+        i=$((i + 1))
+    done
+    $mpi -n 2 "$SSM_BIN/tokshard" encode -q --split para --level 9 -o out text.txt && "$SSM_BIN/tokshard" cat out | cmp - whole.txt
+}
+train="--model ./tiny.conf --batch 4 --seq-len 64 --steps 400 --warmup 4 --lr 3e-3 --save-every 3 --keep 2"
+ssmtrain_kills() {
+    i=0
+    while [ $i -lt "$kills" ]; do
+        start $mpi -n 2 "$SSM_BIN/ssmtrain" -q $train -o run whole
+        pause $i 2.0
+        kill_job "$job"
+        for index in run/inc-*/step-*/index.h5; do
+            [ -e "$index" ] || continue
+            "$SSM_BIN/ckmerge" verify -q "${index%/index.h5}" || { echo "kill $i: a checkpoint that is not whole"; return 1; }
+        done
+        i=$((i + 1))
+    done
+    $mpi -n 2 "$SSM_BIN/ssmtrain" -q $train -o run whole && $mpi -n 2 "$SSM_BIN/ssmtrain" -q $train -o through whole &&
+        "$SSM_BIN/ckmerge" compare run through
+}
+one_rank_kills() {
+    i=0
+    while [ $i -lt 5 ]; do
+        $mpi -n 2 "$SSM_BIN/ssmtrain" -q $train -o ranks whole >/dev/null 2>&1 &
+        job=$!
+        pause $i 2.0
+        lock=$(find ranks -name lock 2>/dev/null | sort | tail -n 1)
+        [ -n "$lock" ] && read -r _ rank _ <"$lock" && kill -9 "$rank" 2>/dev/null
+        wait "$job" # all ranks end, and soon: $mpi has a time limit
+        [ $? -ne 124 ] || { echo "kill $i: the other rank lives on"; return 1; }
+        i=$((i + 1))
+    done
+    $mpi -n 2 "$SSM_BIN/ssmtrain" -q $train -o ranks whole && "$SSM_BIN/ckmerge" compare ranks through
+}
+ckmerge_kills() {
+    "${SSM_TESTS:-$SSM_BIN/../tests}/mkckpt" big 3 7 model/a=3000x2000 model/b=1000x1000 model/c=17 >/dev/null || return 1
+    i=0
+    while [ $i -lt "$kills" ]; do
+        case $((i % 2)) in
+        0) start "$SSM_BIN/ckmerge" split -q big --parts 5 -o cut ;;
+        1) start "$SSM_BIN/ckmerge" merge -q big -o cut ;;
+        esac
+        pause $i 0.25
+        kill_job "$job"
+        if [ -e cut/index.h5 ]; then
+            "$SSM_BIN/ckmerge" compare -q big cut || { echo "kill $i: a copy that differs"; return 1; }
+            rm -r cut
+        fi
+        i=$((i + 1))
+    done
+    rm -rf cut
+    "$SSM_BIN/ckmerge" split -q big --parts 5 -o cut && "$SSM_BIN/ckmerge" compare -q big cut
+}
+ssmeval_kills() {
+    "$SSM_BIN/ckmerge" merge -q through -o model || return 1
+    find model whole -type f | sort | xargs cksum >before
+    i=0
+    while [ $i -lt "$kills" ]; do
+        start $mpi -n 2 "$SSM_BIN/ssmeval" ppl -q --seq-len 64 model whole
+        pause $i 1.5
+        kill_job "$job"
+        i=$((i + 1))
+    done
+    find model whole -type f | sort | xargs cksum | cmp - before && "$SSM_BIN/ssmeval" ppl -q --limit 5000 model whole
+}
+ok "tokshard, $kills kills" tokshard_kills
+ok "ssmtrain, $kills kills: the run ends with the bits of one that was left alone" ssmtrain_kills
+ok 'ssmtrain, one rank killed: the job ends, and goes on' one_rank_kills
+ok "ckmerge, $kills kills" ckmerge_kills
+ok "ssmeval, $kills kills: it changes nothing" ssmeval_kills
+ok 'no temporaries are left beside what is whole' '
+    left=$(find out run through ranks cut -name "*.tmp.*" 2>/dev/null); [ -z "$left" ] || { echo "$left"; false; }'
+done_testing
