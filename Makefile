@@ -15,6 +15,7 @@
 MAKEFLAGS += --warn-undefined-variables -rR --no-print-directory
 .DELETE_ON_ERROR:
 .SUFFIXES:
+.SECONDARY:
 SHELL := /bin/sh
 -include config.mk
 
@@ -26,6 +27,7 @@ CUDA  ?= $(if $(shell command -v nvcc 2>/dev/null),1,0)
 V     ?= 0
 PREFIX ?= /usr/local
 DESTDIR ?=
+WERROR ?= 0
 CORPUS ?=
 MODEL ?=
 Q := $(if $(filter 1,$(V)),,@)
@@ -45,7 +47,6 @@ PKG_CFLAGS = $(shell pkg-config --cflags $(PKG) 2>/dev/null | sed 's/-I/-isystem
 PKG_LIBS   = $(shell pkg-config --libs $(filter-out mpich,$(PKG)) 2>/dev/null) -lmpich
 WARN := -Wall -Wextra -Wpedantic -Wshadow -Wstrict-prototypes -Wmissing-prototypes -Wvla -Wpointer-arith \
         -Wwrite-strings -Werror=implicit-function-declaration $(if $(filter 1,$(WERROR)),-Werror)
-WERROR ?= 0
 OPT_release := -O2 -g -DNDEBUG
 OPT_debug := -O1 -g
 OPT_san := -O1 -g -fno-omit-frame-pointer -fsanitize=address,undefined -fno-sanitize-recover=undefined
@@ -86,10 +87,11 @@ TOOL_BIN := $(TOOLS:%=$O/bin/%)
 TEST_BIN := $(TEST_BINS:%=$O/tests/%)
 PLUGIN := $(if $(wildcard common/io/h5zstd_plugin.c),$O/lib/libh5zstd.so)
 
-.PHONY: all tools tests info deps demo check check-unit check-san check-long perf lint format install bundle clean force
+.PHONY: all tools tests plugin info deps demo check check-unit check-san check-long perf lint format install bundle clean force
 all: tools
 tools: $(TOOL_BIN) $(PLUGIN)
 tests: $(TEST_BIN)
+plugin: $(PLUGIN)
 
 # ---- rules ----
 # A stamp holds the command; it changes, and with it every object, only when the command does.
@@ -172,7 +174,7 @@ check: deps
 
 # The C tests alone, for another variant: make SAN=1 check-unit
 check-unit:
-	+@$(MAKE) tests
+	+@$(MAKE) tests plugin
 	@$(TEST_ENV) ASAN_OPTIONS=detect_leaks=0 $(PROVE) $(patsubst %,$O/tests/%,$(filter-out mk%,$(TEST_BINS)))
 
 check-long: check
