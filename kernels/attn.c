@@ -24,11 +24,11 @@
 
 #define TILE 64
 #define LANES 16
-#define STEP 4 /* query heads that one thread steps together */
+#define STEP 4         /* query heads that one thread steps together */
 #define NEVER (-1e30f) /* a score that no real one is below: exp(NEVER - real) = 0 */
 
 struct plan {
-    int64_t dp, rep;        /* head dim, padded; query heads of a key head */
+    int64_t dp, rep; /* head dim, padded; query heads of a key head */
     int64_t qtiles, ktiles, lanes;
     /* parts of `work`, in floats: keys and values, packed, [B,Hkv][2][S,dp]; partial dk and dv,
      * [B,Hkv,lanes][2][ktiles*TILE,dp]; scratch of each thread, and its size */
@@ -55,10 +55,7 @@ static struct plan make_plan(const struct attn *a)
     return p;
 }
 
-size_t cpu_attn_work(const struct attn *a)
-{
-    return (size_t)make_plan(a).total * sizeof(float) + CPU_SLACK;
-}
+size_t cpu_attn_work(const struct attn *a) { return (size_t)make_plan(a).total * sizeof(float) + CPU_SLACK; }
 
 static void check(const struct attn *a, const char *op)
 {
@@ -72,10 +69,10 @@ static void check(const struct attn *a, const char *op)
 
 /* A tile of queries of one head. Positions are those of keys: query i stands at pos + i. */
 struct tile {
-    int64_t b, h, row, n;   /* first row in q, number of queries */
+    int64_t b, h, row, n; /* first row in q, number of queries */
     int64_t pos;
-    int64_t first;          /* first key that any of them sees */
-    int64_t lo[TILE];       /* first key that each sees */
+    int64_t first;    /* first key that any of them sees */
+    int64_t lo[TILE]; /* first key that each sees */
 };
 
 static void find_tile(const struct attn *a, int64_t b, int64_t h, int64_t i, struct tile *u)
@@ -143,16 +140,14 @@ static void pack_keys(const struct attn *a, const struct plan *p, float *w)
 }
 
 /* dst [dp rows of TILE]: the transpose of src [n,dp], zero columns beyond n */
-static void transpose_queries(const struct attn *a, int64_t n, int64_t dp, const float *src,
-                              float *dst)
+static void transpose_queries(const struct attn *a, int64_t n, int64_t dp, const float *src, float *dst)
 {
     if (n < TILE)
         memset(dst, 0, (size_t)(a->hd * TILE) * sizeof(float));
     gemm_transpose(n, a->hd, src, dp, dst, TILE);
 }
 
-static void fwd_tile(const struct attn *a, const struct plan *p, float *w, const struct tile *u,
-                     float *own)
+static void fwd_tile(const struct attn *a, const struct plan *p, float *w, const struct tile *u, float *own)
 {
     int64_t dp = p->dp, size = TILE * dp, last = cpu_min(a->S, u->pos + u->n);
     float *q = own, *qT = own + size, *o = own + 2 * size, *s = own + 5 * size;
@@ -200,8 +195,7 @@ static void fwd_tile(const struct attn *a, const struct plan *p, float *w, const
         gemm_small(u->n, dp, n, s, 1, TILE, v, dp, 1.0f, o, dp);
     }
     for (int64_t t = 0; t < u->n; t++) {
-        gemm_pack(1, a->hd, o + t * dp, dp, 1.0f / sum[t],
-                  cpu_row(&a->o, u->row + t) + u->h * a->hd, a->hd);
+        gemm_pack(1, a->hd, o + t * dp, dp, 1.0f / sum[t], cpu_row(&a->o, u->row + t) + u->h * a->hd, a->hd);
         if (a->lse)
             a->lse[(u->b * a->Hq + u->h) * a->T + u->row - u->b * a->T + t] =
                 (float)((double)top[t] + log((double)sum[t]));
@@ -235,8 +229,8 @@ void cpu_attn_fwd(const struct attn *a)
 }
 
 /* One tile of queries of one head: writes its dq, adds to dk, dv [ktiles*TILE,dp] of the job. */
-static void bwd_tile(const struct attn *a, const struct plan *p, float *w, const struct tile *u,
-                     float *dk, float *dv, float *own)
+static void bwd_tile(const struct attn *a, const struct plan *p, float *w, const struct tile *u, float *dk,
+                     float *dv, float *own)
 {
     int64_t dp = p->dp, size = TILE * dp, last = cpu_min(a->S, u->pos + u->n);
     float *q = own, *qT = own + size, *g = own + 2 * size, *gT = own + 3 * size;
@@ -277,17 +271,16 @@ static void bwd_tile(const struct attn *a, const struct plan *p, float *w, const
             }
         gemm_small(n, dp, u->n, s, TILE, 1, g, dp, 1.0f, dv + k0 * dp, dp);
         gemm_small(n, dp, u->n, ds, TILE, 1, q, dp, 1.0f, dk + k0 * dp, dp);
-        gemm_small(u->n, dp, n, ds, 1, TILE, k, dp, k0 == u->first / TILE * TILE ? 0.0f : 1.0f, dq,
-                   dp);
+        gemm_small(u->n, dp, n, ds, 1, TILE, k, dp, k0 == u->first / TILE * TILE ? 0.0f : 1.0f, dq, dp);
     }
     for (int64_t t = 0; t < u->n; t++)
-        gemm_pack(1, a->hd, dq + t * dp, dp, (float)a->scale,
-                  cpu_row(&a->dq, u->row + t) + u->h * a->hd, a->hd);
+        gemm_pack(1, a->hd, dq + t * dp, dp, (float)a->scale, cpu_row(&a->dq, u->row + t) + u->h * a->hd,
+                  a->hd);
 }
 
 /* Rows of dk and dv of one key: the lanes' parts in order. */
-static void add_lanes(const struct attn *a, const struct plan *p, const float *part, int64_t b,
-                      int64_t g, int64_t key)
+static void add_lanes(const struct attn *a, const struct plan *p, const float *part, int64_t b, int64_t g,
+                      int64_t key)
 {
     int64_t half = p->ktiles * TILE * p->dp;
     float *dst[2] = { cpu_row(&a->dk, b * a->Smax + key) + g * a->hd,

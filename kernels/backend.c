@@ -22,8 +22,8 @@ static int cpu_level(void)
     if (!(__builtin_cpu_supports("sse4.2") && __builtin_cpu_supports("ssse3") &&
           __builtin_cpu_supports("popcnt")))
         return 1;
-    if (!(__builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") &&
-          __builtin_cpu_supports("bmi") && __builtin_cpu_supports("bmi2")))
+    if (!(__builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") && __builtin_cpu_supports("bmi") &&
+          __builtin_cpu_supports("bmi2")))
         return 2;
     if (!(__builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
           __builtin_cpu_supports("avx512cd") && __builtin_cpu_supports("avx512dq") &&
@@ -34,8 +34,7 @@ static int cpu_level(void)
 
 const struct backend *backend_cpu(void)
 {
-    static const struct backend *const table[] = { &backend_cpu_v2, &backend_cpu_v3,
-                                                   &backend_cpu_v4 };
+    static const struct backend *const table[] = { &backend_cpu_v2, &backend_cpu_v3, &backend_cpu_v4 };
     const char *want = getenv("SSM_CPU");
     int have = cpu_level(), take = have;
 

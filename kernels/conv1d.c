@@ -84,8 +84,8 @@ static void sum_taps(const struct conv1d *a, int64_t b, int64_t t, int64_t k, in
     if (k == 4) { /* the width of every Mamba model */
 #pragma omp simd
         for (int64_t c = 0; c < n; c++)
-            out[c] = bias[c] + wt[3][c] * x[3][c] + wt[2][c] * x[2][c] + wt[1][c] * x[1][c] +
-                     wt[0][c] * x[0][c];
+            out[c] =
+                bias[c] + wt[3][c] * x[3][c] + wt[2][c] * x[2][c] + wt[1][c] * x[1][c] + wt[0][c] * x[0][c];
         return;
     }
     memcpy(out, bias, (size_t)n * sizeof(float));
@@ -172,12 +172,11 @@ static void input_grad(const struct conv1d *a, int64_t t, int64_t t0, int64_t n,
     for (int64_t j = first; full && j < last; j++)
         full = k[t + j - t0] > j;
     if (full) {
-        float (*r)[CB] = g + (t - t0);
+        float(*r)[CB] = g + (t - t0);
 
 #pragma omp simd
         for (int64_t c = 0; c < n; c++)
-            dst[c] = wt[0][c] * r[0][c] + wt[1][c] * r[1][c] + wt[2][c] * r[2][c] +
-                     wt[3][c] * r[3][c];
+            dst[c] = wt[0][c] * r[0][c] + wt[1][c] * r[1][c] + wt[2][c] * r[2][c] + wt[3][c] * r[3][c];
         return;
     }
     memset(dst, 0, (size_t)n * sizeof(float));
@@ -189,8 +188,8 @@ static void input_grad(const struct conv1d *a, int64_t t, int64_t t0, int64_t n,
 }
 
 /* part [W+1][CB] += the tile's sums of g[t] x[t-j] for each tap j, then of g[t] */
-static void weight_grad(const struct conv1d *a, int64_t b, int64_t t0, int64_t t1, int64_t c0,
-                        int64_t n, const int64_t *k, float (*g)[CB], float (*part)[CB])
+static void weight_grad(const struct conv1d *a, int64_t b, int64_t t0, int64_t t1, int64_t c0, int64_t n,
+                        const int64_t *k, float (*g)[CB], float (*part)[CB])
 {
     for (int64_t t = t0; t < t1; t++) {
         const float *gt = g[t - t0];
@@ -220,8 +219,8 @@ static void weight_grad(const struct conv1d *a, int64_t b, int64_t t0, int64_t t
 }
 
 /* One piece of one sequence, one block of channels; part [W+1,ld] belongs to the piece. */
-static void bwd_piece(const struct conv1d *a, int64_t b, int64_t p0, int64_t p1, int64_t c0,
-                      float *part, int64_t ld)
+static void bwd_piece(const struct conv1d *a, int64_t b, int64_t p0, int64_t p1, int64_t c0, float *part,
+                      int64_t ld)
 {
     int64_t n = cpu_min(CB, a->C - c0);
     float wt[MAXW + 1][CB], sums[MAXW + 1][CB], g[TILE + MAXW][CB];
@@ -239,8 +238,7 @@ static void bwd_piece(const struct conv1d *a, int64_t b, int64_t p0, int64_t p1,
             input_grad(a, t, t0, n, k, wt, g, cpu_row(&a->dx, b * a->T + t) + c0);
         if (t0 == 0 && a->dhalo.data)
             for (int64_t i = 0; i < a->W - 1; i++)
-                input_grad(a, i - (a->W - 1), 0, n, k, wt, g,
-                           cpu_row(&a->dhalo, b * (a->W - 1) + i) + c0);
+                input_grad(a, i - (a->W - 1), 0, n, k, wt, g, cpu_row(&a->dhalo, b * (a->W - 1) + i) + c0);
         weight_grad(a, b, t0, t1, c0, n, k, g, sums);
     }
     for (int64_t j = 0; j <= a->W; j++)

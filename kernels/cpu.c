@@ -38,10 +38,7 @@ static void mem_zero(void *p, size_t bytes)
         memset(p, 0, bytes);
 }
 
-static const char *mem_sync(void)
-{
-    return NULL;
-}
+static const char *mem_sync(void) { return NULL; }
 
 extern const struct backend CPU_TABLE;
 

@@ -69,16 +69,10 @@ static inline void cpu_allow(const char *op, const char *field, const struct ten
 #define CPU_NEED(op, a, field) cpu_need(op, #field, &(a)->field)
 #define CPU_ALLOW(op, a, field) cpu_allow(op, #field, &(a)->field)
 
-static inline float *cpu_row(const struct tensor *t, int64_t row)
-{
-    return (float *)t->data + row * t->ld;
-}
+static inline float *cpu_row(const struct tensor *t, int64_t row) { return (float *)t->data + row * t->ld; }
 
 /* An int32 that stands far before any row: what `start` reads as when it is NULL. */
-static inline int64_t cpu_start(const int32_t *start, int64_t row)
-{
-    return start ? start[row] : INT32_MIN;
-}
+static inline int64_t cpu_start(const int32_t *start, int64_t row) { return start ? start[row] : INT32_MIN; }
 
 static inline int cpu_threads(void)
 {
@@ -98,26 +92,14 @@ static inline int cpu_thread(void)
 #endif
 }
 
-static inline int64_t cpu_min(int64_t a, int64_t b)
-{
-    return a < b ? a : b;
-}
+static inline int64_t cpu_min(int64_t a, int64_t b) { return a < b ? a : b; }
 
-static inline int64_t cpu_max(int64_t a, int64_t b)
-{
-    return a > b ? a : b;
-}
+static inline int64_t cpu_max(int64_t a, int64_t b) { return a > b ? a : b; }
 
-static inline int64_t cpu_ceil(int64_t a, int64_t b)
-{
-    return (a + b - 1) / b;
-}
+static inline int64_t cpu_ceil(int64_t a, int64_t b) { return (a + b - 1) / b; }
 
 /* Rows of one piece when M rows are cut into at most 64 pieces of at least `least` rows. */
-static inline int64_t cpu_piece(int64_t M, int64_t least)
-{
-    return cpu_max(least, cpu_ceil(M, 64));
-}
+static inline int64_t cpu_piece(int64_t M, int64_t least) { return cpu_max(least, cpu_ceil(M, 64)); }
 
 /* Decayed states, moments of rare tokens and tails of a softmax sink below FLT_MIN, where a product
  * takes a hundred cycles on x86. Between begin and end such numbers count as 0 in this thread. */
@@ -147,10 +129,7 @@ static inline void cpu_flush_end(unsigned old)
 #define CPU_LINE 16
 #define CPU_SLACK 64
 
-static inline int64_t cpu_round(int64_t floats)
-{
-    return cpu_ceil(floats, CPU_LINE) * CPU_LINE;
-}
+static inline int64_t cpu_round(int64_t floats) { return cpu_ceil(floats, CPU_LINE) * CPU_LINE; }
 
 static inline float *cpu_scratch(const char *op, void *work)
 {
@@ -160,8 +139,7 @@ static inline float *cpu_scratch(const char *op, void *work)
 }
 
 /* sum over pieces of part [pieces,ld] into dst [n], in the order of the pieces */
-static inline void cpu_add_parts(int64_t pieces, int64_t n, const float *part, int64_t ld,
-                                 float *dst)
+static inline void cpu_add_parts(int64_t pieces, int64_t n, const float *part, int64_t ld, float *dst)
 {
 #pragma omp parallel for schedule(static)
     for (int64_t c0 = 0; c0 < n; c0 += 64) {

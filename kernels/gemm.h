@@ -31,15 +31,13 @@ typedef float gemm_mem __attribute__((vector_size(4 * GEMM_VL), aligned(4), may_
 typedef float gemm_quad __attribute__((vector_size(16)));
 typedef float gemm_qmem __attribute__((vector_size(16), aligned(4), may_alias));
 
-static inline int64_t gemm_pad(int64_t n)
-{
-    return (n + GEMM_PAD - 1) / GEMM_PAD * GEMM_PAD;
-}
+static inline int64_t gemm_pad(int64_t n) { return (n + GEMM_PAD - 1) / GEMM_PAD * GEMM_PAD; }
 
 /* One register tile; MR and NR are constants wherever this is inlined. beta 0 does not read c. */
-static inline __attribute__((always_inline)) void
-gemm_tile(const int MR, const int NR, int64_t K, const float *a, int64_t ars, int64_t acs,
-          const float *b, int64_t ldb, float beta, float *c, int64_t ldc)
+static inline __attribute__((always_inline)) void gemm_tile(const int MR, const int NR, int64_t K,
+                                                            const float *a, int64_t ars, int64_t acs,
+                                                            const float *b, int64_t ldb, float beta, float *c,
+                                                            int64_t ldc)
 {
     gemm_vec s[8][6];
 
@@ -73,9 +71,10 @@ gemm_tile(const int MR, const int NR, int64_t K, const float *a, int64_t ars, in
 }
 
 /* All rows of one panel of NR vectors of columns, MR rows at a time, then one by one. */
-static inline __attribute__((always_inline)) void
-gemm_panel(const int MR, const int NR, int64_t M, int64_t K, const float *a, int64_t ars,
-           int64_t acs, const float *b, int64_t ldb, float beta, float *c, int64_t ldc)
+static inline __attribute__((always_inline)) void gemm_panel(const int MR, const int NR, int64_t M, int64_t K,
+                                                             const float *a, int64_t ars, int64_t acs,
+                                                             const float *b, int64_t ldb, float beta,
+                                                             float *c, int64_t ldc)
 {
     int64_t i = 0;
 
@@ -88,8 +87,8 @@ gemm_panel(const int MR, const int NR, int64_t M, int64_t K, const float *a, int
 }
 
 /* C [M,N] = beta C + A B; element (i,k) of A is a[i*ars + k*acs]; N a multiple of GEMM_PAD. */
-static void gemm_small(int64_t M, int64_t N, int64_t K, const float *a, int64_t ars, int64_t acs,
-                       const float *b, int64_t ldb, float beta, float *c, int64_t ldc)
+static inline void gemm_small(int64_t M, int64_t N, int64_t K, const float *a, int64_t ars, int64_t acs,
+                              const float *b, int64_t ldb, float beta, float *c, int64_t ldc)
 {
     int64_t j = 0;
 
@@ -112,8 +111,8 @@ static void gemm_small(int64_t M, int64_t N, int64_t K, const float *a, int64_t 
 }
 
 /* dst [cols,ldd] = transpose of src [rows,cols], both counts any; dst rows beyond `rows` are kept. */
-static void gemm_transpose(int64_t rows, int64_t cols, const float *src, int64_t lds, float *dst,
-                           int64_t ldd)
+static inline void gemm_transpose(int64_t rows, int64_t cols, const float *src, int64_t lds, float *dst,
+                                  int64_t ldd)
 {
     int64_t r = 0;
 

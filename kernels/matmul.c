@@ -3,6 +3,8 @@
  *
  * The one file that includes a matrix library. Row-major on both sides. oneDNN's sgemm picks its
  * kernel by the CPU at run time, so this file is compiled once, for the lowest instruction set.
+ * No signal handler may run in a thread that computes here: oneDNN 2.6.3's AVX-512 kernels use the
+ * stack pointer for other things, and a signal frame then overwrites memory (common/base/signals.h).
  */
 #include "cpu.h"
 
@@ -12,10 +14,7 @@
 #include <oneapi/dnnl/dnnl.h>
 #endif
 
-static int64_t atleast1(int64_t n)
-{
-    return n > 0 ? n : 1;
-}
+static int64_t atleast1(int64_t n) { return n > 0 ? n : 1; }
 
 void cpu_matmul(const struct matmul *a)
 {
@@ -42,15 +41,15 @@ void cpu_matmul(const struct matmul *a)
     ldb = atleast1((a->trans_b ? a->N : a->K) == 1 ? (a->trans_b ? a->K : a->N) : a->b.ld);
     ldc = a->M == 1 ? a->N : a->c.ld;
 #ifdef SSM_CBLAS
-    if (a->M > INT32_MAX || a->N > INT32_MAX || a->K > INT32_MAX || lda > INT32_MAX ||
-        ldb > INT32_MAX || ldc > INT32_MAX)
+    if (a->M > INT32_MAX || a->N > INT32_MAX || a->K > INT32_MAX || lda > INT32_MAX || ldb > INT32_MAX ||
+        ldc > INT32_MAX)
         cpu_fault("matmul", "M, N, K", "exceed the 32-bit sizes of this CBLAS");
-    cblas_sgemm(CblasRowMajor, a->trans_a ? CblasTrans : CblasNoTrans,
-                a->trans_b ? CblasTrans : CblasNoTrans, (int)a->M, (int)a->N, (int)a->K, 1.0f, pa,
-                (int)lda, pb, (int)ldb, a->accumulate ? 1.0f : 0.0f, pc, (int)ldc);
+    cblas_sgemm(CblasRowMajor, a->trans_a ? CblasTrans : CblasNoTrans, a->trans_b ? CblasTrans : CblasNoTrans,
+                (int)a->M, (int)a->N, (int)a->K, 1.0f, pa, (int)lda, pb, (int)ldb,
+                a->accumulate ? 1.0f : 0.0f, pc, (int)ldc);
 #else
-    if (dnnl_sgemm(a->trans_a ? 'T' : 'N', a->trans_b ? 'T' : 'N', a->M, a->N, a->K, 1.0f, pa, lda,
-                   pb, ldb, a->accumulate ? 1.0f : 0.0f, pc, ldc) != dnnl_success)
+    if (dnnl_sgemm(a->trans_a ? 'T' : 'N', a->trans_b ? 'T' : 'N', a->M, a->N, a->K, 1.0f, pa, lda, pb, ldb,
+                   a->accumulate ? 1.0f : 0.0f, pc, ldc) != dnnl_success)
         cpu_fault("matmul", "M, N, K", "were refused by oneDNN");
 #endif
 }

@@ -101,8 +101,8 @@ void cpu_xent(const struct xent *a)
         int64_t n = cpu_min(rows, a->M - m0);
         struct tensor zt = tensor_f32(z, ld), x = tensor_f32(cpu_row(&a->x, m0), a->x.ld);
 
-        cpu_matmul(&(struct matmul){
-            .M = n, .N = a->V, .K = a->D, .trans_b = true, .a = x, .b = a->w, .c = zt });
+        cpu_matmul(
+            &(struct matmul){ .M = n, .N = a->V, .K = a->D, .trans_b = true, .a = x, .b = a->w, .c = zt });
 #pragma omp parallel
         {
             unsigned mode = cpu_flush_begin(); /* the products should meet no denormals either */
@@ -114,11 +114,13 @@ void cpu_xent(const struct xent *a)
         }
         if (!grad)
             continue;
+        cpu_matmul(&(struct matmul){ .M = n,
+                                     .N = a->D,
+                                     .K = a->V,
+                                     .a = zt,
+                                     .b = a->w,
+                                     .c = tensor_f32(cpu_row(&a->dx, m0), a->dx.ld) });
         cpu_matmul(&(struct matmul){
-            .M = n, .N = a->D, .K = a->V, .a = zt, .b = a->w,
-            .c = tensor_f32(cpu_row(&a->dx, m0), a->dx.ld) });
-        cpu_matmul(&(struct matmul){
-            .M = a->V, .N = a->D, .K = n, .trans_a = true, .accumulate = true,
-            .a = zt, .b = x, .c = a->dw });
+            .M = a->V, .N = a->D, .K = n, .trans_a = true, .accumulate = true, .a = zt, .b = x, .c = a->dw });
     }
 }

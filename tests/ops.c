@@ -40,15 +40,9 @@ static uint64_t rng_next(void)
     return z ^ (z >> 31);
 }
 
-double ops_uniform(void)
-{
-    return (double)(rng_next() >> 11) * 0x1p-53;
-}
+double ops_uniform(void) { return (double)(rng_next() >> 11) * 0x1p-53; }
 
-int64_t ops_below(int64_t n)
-{
-    return (int64_t)(ops_uniform() * (double)n);
-}
+int64_t ops_below(int64_t n) { return (int64_t)(ops_uniform() * (double)n); }
 
 void *ops_bytes(size_t bytes)
 {
@@ -148,8 +142,7 @@ int32_t *ops_documents(int64_t B, int64_t T, bool carry, int64_t every)
     return start;
 }
 
-void mat_close(const char *what, const struct mat *m, const struct mat *base, const double *ref,
-               double tol)
+void mat_close(const char *what, const struct mat *m, const struct mat *base, const double *ref, double tol)
 {
     double scale = 1e-30, worst = 0;
 
@@ -163,8 +156,8 @@ void mat_close(const char *what, const struct mat *m, const struct mat *base, co
             worst = fmax(worst, err);
             if (!(err <= tol))
                 fail_msg("%s[%lld,%lld] is %.9g, should be %.9g (error %.2g of the largest element, "
-                         "limit %.2g)", what, (long long)r, (long long)c, got,
-                         ref[r * m->cols + c], err, tol);
+                         "limit %.2g)",
+                         what, (long long)r, (long long)c, got, ref[r * m->cols + c], err, tol);
         }
     if (getenv("OPS_VERBOSE"))
         print_message("%s: error %.2g, limit %.2g\n", what, worst, tol);
@@ -217,8 +210,8 @@ void mat_check_grad(const char *what, double (*loss)(void *ctx), void *ctx, stru
         worst = fmax(worst, err);
         if (!(err <= tol))
             fail_msg("gradient of %s[%lld,%lld] is %.9g, differences give %.9g (error %.2g of the "
-                     "largest, limit %.2g)", what, (long long)r, (long long)c, got, num[i], err,
-                     tol);
+                     "largest, limit %.2g)",
+                     what, (long long)r, (long long)c, got, num[i], err, tol);
     }
     if (getenv("OPS_VERBOSE"))
         print_message("gradient of %s: error %.2g, limit %.2g\n", what, worst, tol);
@@ -306,16 +299,41 @@ void test_memory(void **state)
 int main(int argc, char **argv)
 {
     static const struct CMUnitTest tests[] = {
-        T(test_table_complete), T(test_variant_refused), T(test_memory),
-        T(test_matmul), T(test_embed), T(test_xent), T(test_xent_gradients), T(test_xent_nan),
-        T(test_adamw), T(test_sumsq),
-        T(test_vmath), T(test_act), T(test_rmsnorm), T(test_gatednorm), T(test_norm_nan),
+        T(test_table_complete),
+        T(test_variant_refused),
+        T(test_memory),
+        T(test_matmul),
+        T(test_embed),
+        T(test_xent),
+        T(test_xent_gradients),
+        T(test_xent_nan),
+        T(test_adamw),
+        T(test_sumsq),
+        T(test_vmath),
+        T(test_act),
+        T(test_rmsnorm),
+        T(test_gatednorm),
+        T(test_norm_nan),
         T(test_norm_threads),
-        T(test_conv1d), T(test_conv1d_pieces), T(test_conv1d_documents), T(test_conv1d_threads),
-        T(test_ssd_forward), T(test_ssd_gradients), T(test_ssd_chunks), T(test_ssd_pieces),
-        T(test_ssd_steps), T(test_ssd_documents), T(test_ssd_extremes), T(test_ssd_threads),
-        T(test_attn_forward), T(test_attn_gradients), T(test_attn_tail), T(test_attn_steps),
-        T(test_attn_documents), T(test_attn_threads),
+        T(test_conv1d),
+        T(test_conv1d_pieces),
+        T(test_conv1d_documents),
+        T(test_conv1d_threads),
+        T(test_ssd_forward),
+        T(test_ssd_gradients),
+        T(test_ssd_chunks),
+        T(test_ssd_pieces),
+        T(test_ssd_steps),
+        T(test_ssd_documents),
+        T(test_ssd_extremes),
+        T(test_ssd_threads),
+        T(test_attn_forward),
+        T(test_attn_gradients),
+        T(test_attn_tail),
+        T(test_attn_steps),
+        T(test_attn_documents),
+        T(test_attn_threads),
+        T(test_huge_rows),
     };
 
     ops_be = backend_cpu();

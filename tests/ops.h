@@ -19,8 +19,8 @@
 
 struct mat {
     int64_t rows, cols, ld;
-    float *f;                   /* [rows+1,ld] */
-    double *d;                  /* [rows,cols]: exactly f when it was filled, then the test's own */
+    float *f;  /* [rows+1,ld] */
+    double *d; /* [rows,cols]: exactly f when it was filled, then the test's own */
 };
 
 extern const struct backend *ops_be;
@@ -31,11 +31,11 @@ double ops_uniform(void);
 int64_t ops_below(int64_t n);
 
 /* New matrices. pad: columns that ld exceeds cols by. */
-struct mat *mat_new(int64_t rows, int64_t cols, int64_t pad);                   /* NaN: outputs */
+struct mat *mat_new(int64_t rows, int64_t cols, int64_t pad); /* NaN: outputs */
 struct mat *mat_rand(int64_t rows, int64_t cols, int64_t pad, double lo, double hi);
 struct mat *mat_copy(const struct mat *m);
-struct tensor mat_tensor(const struct mat *m);                                  /* NULL: absent */
-void *ops_bytes(size_t bytes);                                                  /* freed likewise */
+struct tensor mat_tensor(const struct mat *m); /* NULL: absent */
+void *ops_bytes(size_t bytes);                 /* freed likewise */
 int ops_teardown(void **state);
 
 /* Packed documents: start [B,T]. carry: the first document of each sequence began before the row.
@@ -43,8 +43,7 @@ int ops_teardown(void **state);
 int32_t *ops_documents(int64_t B, int64_t T, bool carry, int64_t every);
 
 /* |m.f - base - ref| <= tol max|ref|: the largest element sets the scale. base may be NULL. */
-void mat_close(const char *what, const struct mat *m, const struct mat *base, const double *ref,
-               double tol);
+void mat_close(const char *what, const struct mat *m, const struct mat *base, const double *ref, double tol);
 void mat_same_bits(const char *what, const struct mat *a, const struct mat *b);
 bool mat_has_nan(const struct mat *m);
 
@@ -62,6 +61,8 @@ void ops_perf(void);
 void test_table_complete(void **state);
 void test_variant_refused(void **state);
 void test_memory(void **state);
+
+void test_huge_rows(void **state);
 
 void test_matmul(void **state);
 void test_embed(void **state);

@@ -22,8 +22,14 @@ struct attn_case {
 
 static struct attn_case make_case(const int64_t *s, int64_t pad)
 {
-    struct attn_case c = { .B = s[0], .T = s[1], .q0 = s[2], .Smax = s[1] + s[2] + s[3], .Hq = s[4],
-                           .Hkv = s[5], .hd = s[6], .scale = 1 / sqrt((double)s[6]) };
+    struct attn_case c = { .B = s[0],
+                           .T = s[1],
+                           .q0 = s[2],
+                           .Smax = s[1] + s[2] + s[3],
+                           .Hq = s[4],
+                           .Hkv = s[5],
+                           .hd = s[6],
+                           .scale = 1 / sqrt((double)s[6]) };
 
     c.q = mat_rand(c.B * c.T, c.Hq * c.hd, pad, -2, 2);
     c.k = mat_rand(c.B * c.Smax, c.Hkv * c.hd, pad, -2, 2);
@@ -39,12 +45,25 @@ static struct attn_case make_case(const int64_t *s, int64_t pad)
 
 static struct attn args(const struct attn_case *c)
 {
-    struct attn a = { .B = c->B, .T = c->T, .S = c->q0 + c->T, .q0 = c->q0, .Smax = c->Smax,
-                      .Hq = c->Hq, .Hkv = c->Hkv, .hd = c->hd, .scale = c->scale,
-                      .start = c->start, .q = mat_tensor(c->q), .k = mat_tensor(c->k),
-                      .v = mat_tensor(c->v), .o = mat_tensor(c->o), .lse = c->lse->f,
-                      .dout = mat_tensor(c->dout), .dq = mat_tensor(c->dq),
-                      .dk = mat_tensor(c->dk), .dv = mat_tensor(c->dv) };
+    struct attn a = { .B = c->B,
+                      .T = c->T,
+                      .S = c->q0 + c->T,
+                      .q0 = c->q0,
+                      .Smax = c->Smax,
+                      .Hq = c->Hq,
+                      .Hkv = c->Hkv,
+                      .hd = c->hd,
+                      .scale = c->scale,
+                      .start = c->start,
+                      .q = mat_tensor(c->q),
+                      .k = mat_tensor(c->k),
+                      .v = mat_tensor(c->v),
+                      .o = mat_tensor(c->o),
+                      .lse = c->lse->f,
+                      .dout = mat_tensor(c->dout),
+                      .dq = mat_tensor(c->dq),
+                      .dk = mat_tensor(c->dk),
+                      .dv = mat_tensor(c->dv) };
     size_t bytes = ops_be->attn_work(&a);
 
     a.work = ops_bytes(bytes);
@@ -96,8 +115,8 @@ static double attn_loss(void *ctx)
 
 /* B, T, q0, Smax-S, Hq, Hkv, hd */
 static const int64_t shapes[][7] = {
-    { 1, 1, 0, 0, 1, 1, 1 },   { 2, 5, 0, 3, 4, 2, 16 },   { 1, 64, 0, 0, 2, 2, 64 },
-    { 1, 65, 0, 0, 6, 2, 80 }, { 2, 70, 33, 5, 3, 1, 7 },  { 1, 130, 64, 0, 2, 1, 16 },
+    { 1, 1, 0, 0, 1, 1, 1 },    { 2, 5, 0, 3, 4, 2, 16 },   { 1, 64, 0, 0, 2, 2, 64 },
+    { 1, 65, 0, 0, 6, 2, 80 },  { 2, 70, 33, 5, 3, 1, 7 },  { 1, 130, 64, 0, 2, 1, 16 },
     { 1, 1, 100, 0, 4, 2, 16 }, { 1, 200, 0, 0, 1, 1, 48 },
 };
 
@@ -234,8 +253,7 @@ void test_attn_documents(void **state)
             const struct mat *want[] = { p.o, p.dq, p.dk, p.dv };
 
             for (size_t k = 0; k < 4; k++)
-                memcpy(to[k]->f, from[k]->f + t0 * to[k]->cols,
-                       (size_t)(n * to[k]->cols) * sizeof(float));
+                memcpy(to[k]->f, from[k]->f + t0 * to[k]->cols, (size_t)(n * to[k]->cols) * sizeof(float));
             run(&p, true);
             for (size_t k = 0; k < 4; k++) {
                 struct mat *part = mat_new(n, got[k]->cols, 0);

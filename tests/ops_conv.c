@@ -17,8 +17,8 @@ struct conv_case {
     struct mat *x, *w, *bias, *halo, *y, *out, *dy, *dx, *dw, *dbias, *dhalo, *dw0, *dbias0;
 };
 
-static struct conv_case make_case(int64_t B, int64_t T, int64_t C, int64_t W, bool silu, bool bias,
-                                  bool halo, int64_t pad)
+static struct conv_case make_case(int64_t B, int64_t T, int64_t C, int64_t W, bool silu, bool bias, bool halo,
+                                  int64_t pad)
 {
     struct conv_case c = { .B = B, .T = T, .C = C, .W = W, .silu = silu };
 
@@ -45,12 +45,23 @@ static struct conv_case make_case(int64_t B, int64_t T, int64_t C, int64_t W, bo
 
 static struct conv1d args(const struct conv_case *c)
 {
-    struct conv1d a = { .B = c->B, .T = c->T, .C = c->C, .W = c->W, .silu = c->silu,
-                        .start = c->start, .x = mat_tensor(c->x), .w = mat_tensor(c->w),
-                        .bias = mat_tensor(c->bias), .halo = mat_tensor(c->halo),
-                        .y = mat_tensor(c->y), .halo_out = mat_tensor(c->out),
-                        .dy = mat_tensor(c->dy), .dx = mat_tensor(c->dx), .dw = mat_tensor(c->dw),
-                        .dbias = mat_tensor(c->dbias), .dhalo = mat_tensor(c->dhalo) };
+    struct conv1d a = { .B = c->B,
+                        .T = c->T,
+                        .C = c->C,
+                        .W = c->W,
+                        .silu = c->silu,
+                        .start = c->start,
+                        .x = mat_tensor(c->x),
+                        .w = mat_tensor(c->w),
+                        .bias = mat_tensor(c->bias),
+                        .halo = mat_tensor(c->halo),
+                        .y = mat_tensor(c->y),
+                        .halo_out = mat_tensor(c->out),
+                        .dy = mat_tensor(c->dy),
+                        .dx = mat_tensor(c->dx),
+                        .dw = mat_tensor(c->dw),
+                        .dbias = mat_tensor(c->dbias),
+                        .dhalo = mat_tensor(c->dhalo) };
 
     a.work = ops_bytes(ops_be->conv1d_work(&a));
     return a;
@@ -116,16 +127,16 @@ static void check_case(struct conv_case *c)
 
 void test_conv1d(void **state)
 {
-    static const int64_t shape[][4] = { { 1, 1, 1, 4 }, { 2, 3, 5, 4 }, { 1, 2, 70, 8 },
-                                        { 2, 65, 67, 4 }, { 3, 131, 16, 3 }, { 1, 70, 9, 1 },
+    static const int64_t shape[][4] = { { 1, 1, 1, 4 },    { 2, 3, 5, 4 },    { 1, 2, 70, 8 },
+                                        { 2, 65, 67, 4 },  { 3, 131, 16, 3 }, { 1, 70, 9, 1 },
                                         { 1, 140, 130, 4 } };
 
     (void)state;
     ops_seed(20);
     for (size_t i = 0; i < sizeof(shape) / sizeof(shape[0]); i++)
         for (int kind = 0; kind < 4; kind++) {
-            struct conv_case c = make_case(shape[i][0], shape[i][1], shape[i][2], shape[i][3],
-                                           kind & 1, !(kind & 2), kind != 1, kind == 3 ? 5 : 0);
+            struct conv_case c = make_case(shape[i][0], shape[i][1], shape[i][2], shape[i][3], kind & 1,
+                                           !(kind & 2), kind != 1, kind == 3 ? 5 : 0);
 
             check_case(&c);
             c.start = ops_documents(c.B, c.T, true, -5);

@@ -26,22 +26,27 @@ static void one_matmul(int64_t M, int64_t N, int64_t K, int kind, int64_t pad)
             double sum = 0;
 
             for (int64_t k = 0; k < K; k++)
-                sum += (ta ? a->d[k * M + m] : a->d[m * K + k]) *
-                       (tb ? b->d[n * K + k] : b->d[k * N + n]);
+                sum += (ta ? a->d[k * M + m] : a->d[m * K + k]) * (tb ? b->d[n * K + k] : b->d[k * N + n]);
             ref->d[m * N + n] = sum;
         }
-    ops_be->matmul(&(struct matmul){ .M = M, .N = N, .K = K, .trans_a = ta, .trans_b = tb,
-                                     .accumulate = acc, .a = mat_tensor(a), .b = mat_tensor(b),
+    ops_be->matmul(&(struct matmul){ .M = M,
+                                     .N = N,
+                                     .K = K,
+                                     .trans_a = ta,
+                                     .trans_b = tb,
+                                     .accumulate = acc,
+                                     .a = mat_tensor(a),
+                                     .b = mat_tensor(b),
                                      .c = mat_tensor(c) });
-    snprintf(what, sizeof(what), "matmul %lldx%lldx%lld ta%d tb%d acc%d", (long long)M,
-             (long long)N, (long long)K, ta, tb, acc);
+    snprintf(what, sizeof(what), "matmul %lldx%lldx%lld ta%d tb%d acc%d", (long long)M, (long long)N,
+             (long long)K, ta, tb, acc);
     mat_close(what, c, base, ref->d, TOL);
 }
 
 void test_matmul(void **state)
 {
-    static const int64_t shape[][3] = { { 1, 1, 1 },   { 1, 37, 19 }, { 33, 1, 7 }, { 5, 6, 1 },
-                                        { 17, 31, 64 }, { 70, 65, 130 } };
+    static const int64_t shape[][3] = { { 1, 1, 1 }, { 1, 37, 19 },  { 33, 1, 7 },
+                                        { 5, 6, 1 }, { 17, 31, 64 }, { 70, 65, 130 } };
 
     (void)state;
     ops_seed(1);
@@ -68,8 +73,14 @@ void test_embed(void **state)
     ref = mat_new(M > V ? M : V, D, 0);
     for (int64_t m = 0; m < M; m++)
         ids[m] = (int32_t)ops_below(V - 1); /* the last row is never used */
-    struct embed e = { .M = M, .D = D, .V = V, .ids = ids, .table = mat_tensor(table),
-                       .y = mat_tensor(y), .dy = mat_tensor(dy), .dtable = mat_tensor(dtable) };
+    struct embed e = { .M = M,
+                       .D = D,
+                       .V = V,
+                       .ids = ids,
+                       .table = mat_tensor(table),
+                       .y = mat_tensor(y),
+                       .dy = mat_tensor(dy),
+                       .dtable = mat_tensor(dtable) };
 
     ops_be->embed_fwd(&e);
     for (int64_t m = 0; m < M; m++)
@@ -80,8 +91,7 @@ void test_embed(void **state)
         for (int64_t c = 0; c < D; c++)
             ref->d[ids[m] * D + c] += dy->d[m * D + c];
     mat_close("dtable", dtable, base, ref->d, 1e-6);
-    assert_memory_equal(dtable->f + (V - 1) * dtable->ld, base->f + (V - 1) * base->ld,
-                        D * sizeof(float));
+    assert_memory_equal(dtable->f + (V - 1) * dtable->ld, base->f + (V - 1) * base->ld, D * sizeof(float));
 }
 
 struct xent_case {
@@ -92,9 +102,17 @@ struct xent_case {
 
 static struct xent_case make_xent(int64_t M, int64_t D, int64_t V, int64_t Vpad)
 {
-    struct xent_case c = { M, D, V, Vpad, ops_bytes((size_t)M * sizeof(int32_t)),
-                           mat_rand(M, D, 1, -1, 1), mat_rand(Vpad, D, 2, -1, 1), mat_new(1, M, 0),
-                           mat_new(M, D, 3), mat_rand(Vpad, D, 1, -1, 1), NULL };
+    struct xent_case c = { M,
+                           D,
+                           V,
+                           Vpad,
+                           ops_bytes((size_t)M * sizeof(int32_t)),
+                           mat_rand(M, D, 1, -1, 1),
+                           mat_rand(Vpad, D, 2, -1, 1),
+                           mat_new(1, M, 0),
+                           mat_new(M, D, 3),
+                           mat_rand(Vpad, D, 1, -1, 1),
+                           NULL };
 
     for (int64_t m = 0; m < M; m++)
         c.target[m] = m % 5 == 3 ? -1 : (int32_t)ops_below(V);
@@ -104,8 +122,13 @@ static struct xent_case make_xent(int64_t M, int64_t D, int64_t V, int64_t Vpad)
 
 static void run_xent(struct xent_case *c, bool grad)
 {
-    struct xent a = { .M = c->M, .D = c->D, .V = c->V, .target = c->target, .x = mat_tensor(c->x),
-                      .w = mat_tensor(c->w), .loss = c->loss->f };
+    struct xent a = { .M = c->M,
+                      .D = c->D,
+                      .V = c->V,
+                      .target = c->target,
+                      .x = mat_tensor(c->x),
+                      .w = mat_tensor(c->w),
+                      .loss = c->loss->f };
 
     if (grad) {
         a.dx = mat_tensor(c->dx);
@@ -189,8 +212,7 @@ void test_xent_gradients(void **state)
             for (int64_t k = 0; c.target[m] < 0 && k < c.D; k++)
                 assert_true(c.dx->f[m * c.dx->ld + k] == 0);
         for (int64_t v = c.V; v < c.Vpad; v++)
-            assert_memory_equal(c.dw->f + v * c.dw->ld, c.base->f + v * c.base->ld,
-                                c.D * sizeof(float));
+            assert_memory_equal(c.dw->f + v * c.dw->ld, c.base->f + v * c.base->ld, c.D * sizeof(float));
     }
 }
 
@@ -221,8 +243,14 @@ void test_adamw(void **state)
     m = mat_rand(1, n, 0, -0.1, 0.1);
     v = mat_rand(1, n, 0, 0, 0.1);
     for (int64_t step = 1; step <= 3; step++) {
-        struct adamw a = { .n = n, .step = step, .lr = 3e-3, .beta1 = 0.9, .beta2 = 0.95,
-                           .eps = 1e-8, .decay = 0.1, .gscale = 0.37 };
+        struct adamw a = { .n = n,
+                           .step = step,
+                           .lr = 3e-3,
+                           .beta1 = 0.9,
+                           .beta2 = 0.95,
+                           .eps = 1e-8,
+                           .decay = 0.1,
+                           .gscale = 0.37 };
 
         g = mat_rand(1, n, 0, -1, 1);
         a.grad = g->f;
@@ -236,7 +264,7 @@ void test_adamw(void **state)
             m->d[i] = a.beta1 * m->d[i] + (1 - a.beta1) * gi;
             v->d[i] = a.beta2 * v->d[i] + (1 - a.beta2) * gi * gi;
             p->d[i] -= a.lr * (m->d[i] / (1 - pow(a.beta1, (double)step)) /
-                               (sqrt(v->d[i] / (1 - pow(a.beta2, (double)step))) + a.eps) +
+                                   (sqrt(v->d[i] / (1 - pow(a.beta2, (double)step))) + a.eps) +
                                a.decay * p->d[i]);
         }
         mat_close("m", m, NULL, m->d, 5e-7);
@@ -244,8 +272,16 @@ void test_adamw(void **state)
         mat_close("p", p, NULL, p->d, 5e-7);
     }
     g->f[5] = NAN;
-    ops_be->adamw(&(struct adamw){ .n = n, .step = 4, .lr = 1e-3, .beta1 = 0.9, .beta2 = 0.95,
-                                   .eps = 1e-8, .gscale = 1, .grad = g->f, .p = p->f, .m = m->f,
+    ops_be->adamw(&(struct adamw){ .n = n,
+                                   .step = 4,
+                                   .lr = 1e-3,
+                                   .beta1 = 0.9,
+                                   .beta2 = 0.95,
+                                   .eps = 1e-8,
+                                   .gscale = 1,
+                                   .grad = g->f,
+                                   .p = p->f,
+                                   .m = m->f,
                                    .v = v->f });
     assert_true(isnan(p->f[5]));
     assert_false(isnan(p->f[4]));

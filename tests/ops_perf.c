@@ -6,7 +6,6 @@
  * attention the causal half), not what it does. Times are the fastest of several runs. "share" is the
  * part of the best rate of a matrix product (of a layer's shapes), measured in the same process.
  */
-#define _POSIX_C_SOURCE 200809L
 #include <math.h>
 #include <omp.h>
 #include <stdio.h>
@@ -64,11 +63,8 @@ static struct tensor rnd(int64_t rows, int64_t cols, double lo, double hi)
     return tensor_f32(p, cols);
 }
 
-#define CALL(name, type, slot)                                                                     \
-    static void name(void *a)                                                                      \
-    {                                                                                              \
-        ops_be->slot((const struct type *)a);                                                      \
-    }
+#define CALL(name, type, slot)                                                                               \
+    static void name(void *a) { ops_be->slot((const struct type *)a); }
 
 CALL(call_matmul, matmul, matmul)
 CALL(call_embed_fwd, embed, embed_fwd)
@@ -93,9 +89,14 @@ CALL(call_adamw, adamw, adamw)
 
 static double time_matmul(int64_t M, int64_t N, int64_t K, bool ta, bool tb)
 {
-    struct matmul a = { .M = M, .N = N, .K = K, .trans_a = ta, .trans_b = tb,
+    struct matmul a = { .M = M,
+                        .N = N,
+                        .K = K,
+                        .trans_a = ta,
+                        .trans_b = tb,
                         .a = ta ? rnd(K, M, -1, 1) : rnd(M, K, -1, 1),
-                        .b = tb ? rnd(N, K, -1, 1) : rnd(K, N, -1, 1), .c = rnd(M, N, -1, 1) };
+                        .b = tb ? rnd(N, K, -1, 1) : rnd(K, N, -1, 1),
+                        .c = rnd(M, N, -1, 1) };
 
     return fastest(call_matmul, &a);
 }
@@ -104,8 +105,8 @@ static void perf_matmul(const char *what, int64_t M, int64_t N, int64_t K, bool 
 {
     char shape[64];
 
-    snprintf(shape, sizeof(shape), "%s %lldx%lldx%lld%s%s", what, (long long)M, (long long)N,
-             (long long)K, ta ? " ta" : "", tb ? " tb" : "");
+    snprintf(shape, sizeof(shape), "%s %lldx%lldx%lld%s%s", what, (long long)M, (long long)N, (long long)K,
+             ta ? " ta" : "", tb ? " tb" : "");
     report("matmul", shape, time_matmul(M, N, K, ta, tb), 2.0 * (double)M * (double)N * (double)K,
            M == 1 ? 4.0 * (double)N * (double)K : 0);
 }
@@ -126,31 +127,75 @@ static void perf_layer(int64_t T, int64_t D, int64_t H, int64_t P, int64_t N, in
 {
     int64_t E = H * P, C = E + 2 * N, rows = 2 * E + 2 * N + H;
     double t = (double)T, e = (double)E, c = (double)C, tile = 64;
-    double ssd = t * (double)H * ((tile + 1) * (double)P + 4.0 * (double)(N * P)) +
-                 t * (tile + 1) * (double)N;
+    double ssd =
+        t * (double)H * ((tile + 1) * (double)P + 4.0 * (double)(N * P)) + t * (tile + 1) * (double)N;
     double ssd_b = t * (double)H * (2 * (tile + 1) * (double)P + 10.0 * (double)(N * P)) +
                    2 * t * (tile + 1) * (double)N;
     char shape[64];
-    struct rmsnorm rms = { .M = T, .D = D, .eps = 1e-5, .x = rnd(T, D, -1, 1),
-                           .w = rnd(1, D, 0, 1), .y = rnd(T, D, 0, 0), .dy = rnd(T, D, -1, 1),
-                           .dx = rnd(T, D, 0, 0), .dw = rnd(1, D, 0, 0) };
-    struct gatednorm gn = { .M = T, .D = E, .G = 1, .eps = 1e-5, .x = rnd(T, E, -1, 1),
-                            .z = rnd(T, E, -1, 1), .w = rnd(1, E, 0, 1), .y = rnd(T, E, 0, 0),
-                            .dy = rnd(T, E, -1, 1), .dx = rnd(T, E, 0, 0), .dz = rnd(T, E, 0, 0),
+    struct rmsnorm rms = { .M = T,
+                           .D = D,
+                           .eps = 1e-5,
+                           .x = rnd(T, D, -1, 1),
+                           .w = rnd(1, D, 0, 1),
+                           .y = rnd(T, D, 0, 0),
+                           .dy = rnd(T, D, -1, 1),
+                           .dx = rnd(T, D, 0, 0),
+                           .dw = rnd(1, D, 0, 0) };
+    struct gatednorm gn = { .M = T,
+                            .D = E,
+                            .G = 1,
+                            .eps = 1e-5,
+                            .x = rnd(T, E, -1, 1),
+                            .z = rnd(T, E, -1, 1),
+                            .w = rnd(1, E, 0, 1),
+                            .y = rnd(T, E, 0, 0),
+                            .dy = rnd(T, E, -1, 1),
+                            .dx = rnd(T, E, 0, 0),
+                            .dz = rnd(T, E, 0, 0),
                             .dw = rnd(1, E, 0, 0) };
-    struct conv1d cv = { .B = 1, .T = T, .C = C, .W = 4, .silu = true, .x = rnd(T, C, -1, 1),
-                         .w = rnd(C, 4, -1, 1), .bias = rnd(1, C, -1, 1), .y = rnd(T, C, 0, 0),
-                         .halo = rnd(3, C, -1, 1), .dy = rnd(T, C, -1, 1), .dx = rnd(T, C, 0, 0),
-                         .dw = rnd(C, 4, 0, 0), .dbias = rnd(1, C, 0, 0) };
-    struct ssd sd = { .B = 1, .T = T, .H = H, .P = P, .G = 1, .N = N, .Q = Q, .dt_max = INFINITY,
-                      .x = rnd(T, C, -1, 1), .dt_raw = rnd(T, H, -1, 1), .dt_bias = rnd(1, H, -4, -1),
-                      .A_log = rnd(1, H, 0, 2.7), .D = rnd(1, H, 0, 1), .y = rnd(T, E, 0, 0),
-                      .h0 = rnd(E, N, -1, 1), .dy = rnd(T, E, -1, 1), .dx = rnd(T, C, 0, 0),
-                      .ddt_raw = rnd(T, H, 0, 0), .ddt_bias = rnd(1, H, 0, 0),
-                      .dA_log = rnd(1, H, 0, 0), .dD = rnd(1, H, 0, 0) };
+    struct conv1d cv = { .B = 1,
+                         .T = T,
+                         .C = C,
+                         .W = 4,
+                         .silu = true,
+                         .x = rnd(T, C, -1, 1),
+                         .w = rnd(C, 4, -1, 1),
+                         .bias = rnd(1, C, -1, 1),
+                         .y = rnd(T, C, 0, 0),
+                         .halo = rnd(3, C, -1, 1),
+                         .dy = rnd(T, C, -1, 1),
+                         .dx = rnd(T, C, 0, 0),
+                         .dw = rnd(C, 4, 0, 0),
+                         .dbias = rnd(1, C, 0, 0) };
+    struct ssd sd = { .B = 1,
+                      .T = T,
+                      .H = H,
+                      .P = P,
+                      .G = 1,
+                      .N = N,
+                      .Q = Q,
+                      .dt_max = INFINITY,
+                      .x = rnd(T, C, -1, 1),
+                      .dt_raw = rnd(T, H, -1, 1),
+                      .dt_bias = rnd(1, H, -4, -1),
+                      .A_log = rnd(1, H, 0, 2.7),
+                      .D = rnd(1, H, 0, 1),
+                      .y = rnd(T, E, 0, 0),
+                      .h0 = rnd(E, N, -1, 1),
+                      .dy = rnd(T, E, -1, 1),
+                      .dx = rnd(T, C, 0, 0),
+                      .ddt_raw = rnd(T, H, 0, 0),
+                      .ddt_bias = rnd(1, H, 0, 0),
+                      .dA_log = rnd(1, H, 0, 0),
+                      .dD = rnd(1, H, 0, 0) };
     struct xent xe = { .M = T, .D = D, .V = V, .x = rnd(T, D, -1, 1), .w = rnd(V, D, -1, 1) };
-    struct embed em = { .M = T, .D = D, .V = V, .table = xe.w, .y = rnd(T, D, 0, 0),
-                        .dy = rnd(T, D, 0, 0), .dtable = rnd(V, D, 0, 0) };
+    struct embed em = { .M = T,
+                        .D = D,
+                        .V = V,
+                        .table = xe.w,
+                        .y = rnd(T, D, 0, 0),
+                        .dy = rnd(T, D, 0, 0),
+                        .dtable = rnd(V, D, 0, 0) };
     int32_t *ids = ops_bytes((size_t)T * sizeof(*ids));
 
     perf_matmul("one token", 1, rows, D, false, true);
@@ -189,8 +234,7 @@ static void perf_layer(int64_t T, int64_t D, int64_t H, int64_t P, int64_t N, in
     report("ssd_bwd", shape, fastest(call_ssd_bwd, &sd), ssd_b, 0);
     report("ssd_step", "one token", fastest(call_ssd_step, &sd), 0, 8 * e * (double)N);
 
-    snprintf(shape, sizeof(shape), "M %lld D %lld V %lld", (long long)T, (long long)D,
-             (long long)V);
+    snprintf(shape, sizeof(shape), "M %lld D %lld V %lld", (long long)T, (long long)D, (long long)V);
     for (int64_t m = 0; m < T; m++)
         ids[m] = (int32_t)ops_below(V);
     xe.target = em.ids = ids;
@@ -214,11 +258,21 @@ static void call_sumsq(void *a)
 
 static void perf_attn(int64_t T, int64_t Hq, int64_t Hkv, int64_t hd)
 {
-    struct attn a = { .B = 1, .T = T, .S = T, .Smax = T, .Hq = Hq, .Hkv = Hkv, .hd = hd,
-                      .scale = 1 / sqrt((double)hd), .q = rnd(T, Hq * hd, -1, 1),
-                      .k = rnd(T, Hkv * hd, -1, 1), .v = rnd(T, Hkv * hd, -1, 1),
-                      .o = rnd(T, Hq * hd, 0, 0), .dout = rnd(T, Hq * hd, -1, 1),
-                      .dq = rnd(T, Hq * hd, 0, 0), .dk = rnd(T, Hkv * hd, 0, 0),
+    struct attn a = { .B = 1,
+                      .T = T,
+                      .S = T,
+                      .Smax = T,
+                      .Hq = Hq,
+                      .Hkv = Hkv,
+                      .hd = hd,
+                      .scale = 1 / sqrt((double)hd),
+                      .q = rnd(T, Hq * hd, -1, 1),
+                      .k = rnd(T, Hkv * hd, -1, 1),
+                      .v = rnd(T, Hkv * hd, -1, 1),
+                      .o = rnd(T, Hq * hd, 0, 0),
+                      .dout = rnd(T, Hq * hd, -1, 1),
+                      .dq = rnd(T, Hq * hd, 0, 0),
+                      .dk = rnd(T, Hkv * hd, 0, 0),
                       .dv = rnd(T, Hkv * hd, 0, 0) };
     double half = (double)T * (double)(T + 1) / 2 * (double)(Hq * hd) * 2;
     char shape[64];
@@ -238,10 +292,15 @@ static void perf_attn(int64_t T, int64_t Hq, int64_t Hkv, int64_t hd)
 static void perf_points(int64_t M, int64_t D, int64_t n)
 {
     static const char *const name[] = { "gelu", "gelu_tanh", "relu2", "silu" };
-    struct activation a = { .M = M, .D = D, .x = rnd(M, D, -3, 3), .y = rnd(M, D, 0, 0),
-                            .dy = rnd(M, D, -1, 1), .dx = rnd(M, D, 0, 0) };
-    struct adamw w = { .n = n, .step = 5, .lr = 1e-4, .beta1 = 0.9, .beta2 = 0.95, .eps = 1e-8,
-                       .decay = 0.1, .gscale = 1 };
+    struct activation a = { .M = M,
+                            .D = D,
+                            .x = rnd(M, D, -3, 3),
+                            .y = rnd(M, D, 0, 0),
+                            .dy = rnd(M, D, -1, 1),
+                            .dx = rnd(M, D, 0, 0) };
+    struct adamw w = {
+        .n = n, .step = 5, .lr = 1e-4, .beta1 = 0.9, .beta2 = 0.95, .eps = 1e-8, .decay = 0.1, .gscale = 1
+    };
     char shape[64];
 
     for (int k = 0; k < 4; k++) {

@@ -35,8 +35,8 @@ void test_vmath(void **state)
         worst[3] = fmax(worst[3], fabs((double)vmath_erfc_pos(x) / erfc((double)x) - 1));
     }
     if (getenv("OPS_VERBOSE"))
-        print_message("exp %.2f sigmoid %.2f softplus %.2f ulp, erfc %.2g\n", worst[0], worst[1],
-                      worst[2], worst[3]);
+        print_message("exp %.2f sigmoid %.2f softplus %.2f ulp, erfc %.2g\n", worst[0], worst[1], worst[2],
+                      worst[3]);
     assert_true(worst[0] < 1.5);
     assert_true(worst[1] < 3);
     assert_true(worst[2] < 3);
@@ -97,8 +97,12 @@ void test_act(void **state)
         struct act_case c = { kind, mat_rand(3, 701, 2, -8, 8), mat_new(3, 701, 1),
                               mat_rand(3, 701, 0, -1, 1) };
         struct mat *dx = mat_new(3, 701, 5), *same = mat_copy(c.x), *grad = mat_copy(c.dy);
-        struct activation a = { .kind = kind, .M = 3, .D = 701, .x = mat_tensor(c.x),
-                                .y = mat_tensor(c.y), .dy = mat_tensor(c.dy),
+        struct activation a = { .kind = kind,
+                                .M = 3,
+                                .D = 701,
+                                .x = mat_tensor(c.x),
+                                .y = mat_tensor(c.y),
+                                .dy = mat_tensor(c.dy),
                                 .dx = mat_tensor(dx) };
 
         ops_be->act_fwd(&a);
@@ -121,7 +125,7 @@ void test_act(void **state)
 }
 
 struct norm_case {
-    int64_t M, D, G;            /* G = 0: rmsnorm */
+    int64_t M, D, G; /* G = 0: rmsnorm */
     double eps;
     struct mat *x, *z, *w, *y, *dy, *dx, *dz, *dw, *base, *rstd;
 };
@@ -167,9 +171,15 @@ static struct norm_case make_norm(int64_t M, int64_t D, int64_t G, int64_t pad)
 
 static struct rmsnorm rms_args(const struct norm_case *c)
 {
-    struct rmsnorm a = { .M = c->M, .D = c->D, .eps = c->eps, .x = mat_tensor(c->x),
-                         .w = mat_tensor(c->w), .y = mat_tensor(c->y), .rstd = c->rstd->f,
-                         .dy = mat_tensor(c->dy), .dx = mat_tensor(c->dx),
+    struct rmsnorm a = { .M = c->M,
+                         .D = c->D,
+                         .eps = c->eps,
+                         .x = mat_tensor(c->x),
+                         .w = mat_tensor(c->w),
+                         .y = mat_tensor(c->y),
+                         .rstd = c->rstd->f,
+                         .dy = mat_tensor(c->dy),
+                         .dx = mat_tensor(c->dx),
                          .dw = mat_tensor(c->dw) };
 
     a.work = ops_bytes(ops_be->rmsnorm_work(&a));
@@ -178,10 +188,19 @@ static struct rmsnorm rms_args(const struct norm_case *c)
 
 static struct gatednorm gated_args(const struct norm_case *c)
 {
-    struct gatednorm a = { .M = c->M, .D = c->D, .G = c->G, .eps = c->eps, .x = mat_tensor(c->x),
-                           .z = mat_tensor(c->z), .w = mat_tensor(c->w), .y = mat_tensor(c->y),
-                           .rstd = c->rstd->f, .dy = mat_tensor(c->dy), .dx = mat_tensor(c->dx),
-                           .dz = mat_tensor(c->dz), .dw = mat_tensor(c->dw) };
+    struct gatednorm a = { .M = c->M,
+                           .D = c->D,
+                           .G = c->G,
+                           .eps = c->eps,
+                           .x = mat_tensor(c->x),
+                           .z = mat_tensor(c->z),
+                           .w = mat_tensor(c->w),
+                           .y = mat_tensor(c->y),
+                           .rstd = c->rstd->f,
+                           .dy = mat_tensor(c->dy),
+                           .dx = mat_tensor(c->dx),
+                           .dz = mat_tensor(c->dz),
+                           .dw = mat_tensor(c->dw) };
 
     a.work = ops_bytes(ops_be->gatednorm_work(&a));
     return a;
@@ -225,8 +244,9 @@ void test_rmsnorm(void **state)
 
 void test_gatednorm(void **state)
 {
-    static const int64_t shape[][4] = { { 1, 1, 1, 0 }, { 1, 15, 3, 0 }, { 37, 34, 2, 3 },
-                                        { 70, 96, 1, 1 }, { 70, 112, 7, 0 } };
+    static const int64_t shape[][4] = {
+        { 1, 1, 1, 0 }, { 1, 15, 3, 0 }, { 37, 34, 2, 3 }, { 70, 96, 1, 1 }, { 70, 112, 7, 0 }
+    };
 
     (void)state;
     ops_seed(12);

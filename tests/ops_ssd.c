@@ -25,8 +25,9 @@ struct ssd_case {
 
 static struct ssd_case make_case(const int64_t *s, bool h0, int64_t pad)
 {
-    struct ssd_case c = { .B = s[0], .T = s[1], .H = s[2], .P = s[3], .G = s[4], .N = s[5],
-                          .Q = s[6], .lo = 0, .hi = INFINITY };
+    struct ssd_case c = {
+        .B = s[0], .T = s[1], .H = s[2], .P = s[3], .G = s[4], .N = s[5], .Q = s[6], .lo = 0, .hi = INFINITY
+    };
     int64_t M = c.B * c.T, chunks = (c.T + c.Q - 1) / c.Q;
 
     c.x = mat_rand(M, c.H * c.P, pad, -1, 1);
@@ -61,15 +62,37 @@ static struct ssd_case make_case(const int64_t *s, bool h0, int64_t pad)
 static struct ssd args(const struct ssd_case *c)
 {
     struct ssd a = {
-        .B = c->B, .T = c->T, .H = c->H, .P = c->P, .G = c->G, .N = c->N, .Q = c->Q,
-        .dt_min = c->lo, .dt_max = c->hi, .start = c->start, .x = mat_tensor(c->x),
-        .dt_raw = mat_tensor(c->dt), .Bm = mat_tensor(c->Bm), .Cm = mat_tensor(c->Cm),
-        .dt_bias = mat_tensor(c->bias), .A_log = mat_tensor(c->A), .D = mat_tensor(c->D),
-        .h0 = mat_tensor(c->h0), .y = mat_tensor(c->y), .hT = mat_tensor(c->hT),
-        .states = c->states ? c->states->f : NULL, .dy = mat_tensor(c->dy),
-        .dhT = mat_tensor(c->dhT), .dx = mat_tensor(c->dx), .ddt_raw = mat_tensor(c->ddt),
-        .dBm = mat_tensor(c->dB), .dCm = mat_tensor(c->dC), .ddt_bias = mat_tensor(c->dbias),
-        .dA_log = mat_tensor(c->dA), .dD = mat_tensor(c->dD), .dh0 = mat_tensor(c->dh0),
+        .B = c->B,
+        .T = c->T,
+        .H = c->H,
+        .P = c->P,
+        .G = c->G,
+        .N = c->N,
+        .Q = c->Q,
+        .dt_min = c->lo,
+        .dt_max = c->hi,
+        .start = c->start,
+        .x = mat_tensor(c->x),
+        .dt_raw = mat_tensor(c->dt),
+        .Bm = mat_tensor(c->Bm),
+        .Cm = mat_tensor(c->Cm),
+        .dt_bias = mat_tensor(c->bias),
+        .A_log = mat_tensor(c->A),
+        .D = mat_tensor(c->D),
+        .h0 = mat_tensor(c->h0),
+        .y = mat_tensor(c->y),
+        .hT = mat_tensor(c->hT),
+        .states = c->states ? c->states->f : NULL,
+        .dy = mat_tensor(c->dy),
+        .dhT = mat_tensor(c->dhT),
+        .dx = mat_tensor(c->dx),
+        .ddt_raw = mat_tensor(c->ddt),
+        .dBm = mat_tensor(c->dB),
+        .dCm = mat_tensor(c->dC),
+        .ddt_bias = mat_tensor(c->dbias),
+        .dA_log = mat_tensor(c->dA),
+        .dD = mat_tensor(c->dD),
+        .dh0 = mat_tensor(c->dh0),
     };
     size_t bytes = ops_be->ssd_work(&a);
 
@@ -148,8 +171,8 @@ static void check_grads(struct ssd_case *c, int probes)
 
 /* B, T, H, P, G, N, Q */
 static const int64_t shapes[][7] = {
-    { 1, 1, 1, 1, 1, 1, 64 },    { 2, 7, 2, 7, 1, 5, 64 },      { 1, 65, 2, 16, 2, 16, 64 },
-    { 1, 150, 6, 80, 3, 32, 64 }, { 2, 100, 4, 7, 2, 5, 16 },   { 1, 300, 2, 16, 1, 24, 256 },
+    { 1, 1, 1, 1, 1, 1, 64 },       { 2, 7, 2, 7, 1, 5, 64 },     { 1, 65, 2, 16, 2, 16, 64 },
+    { 1, 150, 6, 80, 3, 32, 64 },   { 2, 100, 4, 7, 2, 5, 16 },   { 1, 300, 2, 16, 1, 24, 256 },
     { 1, 130, 2, 48, 1, 128, 100 }, { 1, 129, 3, 64, 1, 16, 48 }, { 1, 30, 1, 3, 1, 2, 1 },
 };
 
@@ -204,12 +227,11 @@ void test_ssd_gradients(void **state)
 /* All outputs and gradients of one run, as doubles to compare another run with. */
 static void against(const struct ssd_case *c, const struct ssd_case *ref)
 {
-    const struct mat *got[] = { c->y, c->hT, c->dx, c->ddt, c->dB, c->dC, c->dbias, c->dA, c->dD,
-                                c->dh0 };
-    const struct mat *want[] = { ref->y, ref->hT, ref->dx, ref->ddt, ref->dB, ref->dC, ref->dbias,
-                                 ref->dA, ref->dD, ref->dh0 };
-    static const char *const name[] = { "y", "hT", "dx", "ddt_raw", "dB", "dC", "ddt_bias",
-                                        "dA_log", "dD", "dh0" };
+    const struct mat *got[] = { c->y, c->hT, c->dx, c->ddt, c->dB, c->dC, c->dbias, c->dA, c->dD, c->dh0 };
+    const struct mat *want[] = { ref->y,  ref->hT,    ref->dx, ref->ddt, ref->dB,
+                                 ref->dC, ref->dbias, ref->dA, ref->dD,  ref->dh0 };
+    static const char *const name[] = { "y",  "hT",       "dx",     "ddt_raw", "dB",
+                                        "dC", "ddt_bias", "dA_log", "dD",      "dh0" };
 
     for (size_t i = 0; i < sizeof(got) / sizeof(got[0]); i++) {
         double *d;
@@ -254,8 +276,7 @@ static struct ssd_case piece(const struct ssd_case *c, int64_t t0, int64_t t1)
     const struct mat *from[] = { c->x, c->dt, c->Bm, c->Cm, c->dy };
 
     for (size_t i = 0; i < sizeof(to) / sizeof(to[0]); i++)
-        memcpy(to[i]->f, from[i]->f + t0 * from[i]->ld,
-               (size_t)((t1 - t0) * from[i]->ld) * sizeof(float));
+        memcpy(to[i]->f, from[i]->f + t0 * from[i]->ld, (size_t)((t1 - t0) * from[i]->ld) * sizeof(float));
     p.bias = c->bias;
     p.A = c->A;
     p.D = c->D;

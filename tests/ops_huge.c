@@ -1,0 +1,158 @@
+/* ops_huge.c - tensors of more than 2^31 elements: offsets must be 64 bits wide
+ * SPDX-License-Identifier: MIT
+ *
+ * Four rows that lie 2^31-64 elements apart, in 32 GiB of address space of which only the touched pages
+ * exist. Every op must give there what it gives on rows that lie together.
+ */
+#define _DEFAULT_SOURCE
+#include <math.h>
+#include <string.h>
+#include <sys/mman.h>
+
+#include "ops.h"
+
+#define ROWS 4
+#define COLS 96
+#define LD ((1LL << 31) - 64) /* the largest multiple of 64 that a CBLAS with 32-bit sizes takes */
+#define BYTES ((size_t)(LD * (ROWS - 1) + (1 << 20)) * sizeof(float))
+
+static float *arena;
+
+/* Tensor k of the arena: k KiB of floats into each row. */
+static struct tensor far(int64_t k) { return tensor_f32(arena + k * 1024, LD); }
+
+static void fill(int64_t k, const struct mat *m)
+{
+    for (int64_t r = 0; r < m->rows; r++)
+        memcpy(arena + k * 1024 + r * LD, m->f + r * m->ld, (size_t)m->cols * sizeof(float));
+}
+
+static void check(const char *what, int64_t k, const struct mat *near)
+{
+    struct mat *m = mat_new(near->rows, near->cols, 0);
+
+    for (int64_t r = 0; r < m->rows; r++)
+        for (int64_t c = 0; c < m->cols; c++) {
+            m->f[r * m->ld + c] = arena[k * 1024 + r * LD + c];
+            m->d[r * m->cols + c] = near->f[r * near->ld + c];
+        }
+    mat_close(what, m, NULL, m->d, 1e-6);
+}
+
+static void huge_points(const struct mat *x)
+{
+    struct mat *y = mat_new(ROWS, COLS, 0), *w = mat_rand(1, COLS, 0, 0, 1);
+    struct mat *rstd = mat_new(1, ROWS, 0), *sq = mat_new(ROWS, ROWS, 0);
+    static const int32_t ids[2] = { 3, 2 };
+    struct rmsnorm r = { .M = ROWS,
+                         .D = COLS,
+                         .eps = 1e-5,
+                         .x = mat_tensor(x),
+                         .w = mat_tensor(w),
+                         .y = mat_tensor(y),
+                         .rstd = rstd->f };
+    struct activation a = { .kind = ACT_SILU, .M = ROWS, .D = COLS, .x = mat_tensor(x), .y = mat_tensor(y) };
+    struct matmul m = { .M = ROWS,
+                        .N = ROWS,
+                        .K = COLS,
+                        .trans_b = true,
+                        .a = mat_tensor(x),
+                        .b = mat_tensor(x),
+                        .c = mat_tensor(sq) };
+    struct embed e = { .M = 2, .D = COLS, .V = ROWS, .ids = ids, .table = far(0), .y = far(1) };
+
+    ops_be->rmsnorm_fwd(&r);
+    r.x = far(0);
+    r.y = far(1);
+    ops_be->rmsnorm_fwd(&r);
+    check("rmsnorm", 1, y);
+    ops_be->act_fwd(&a);
+    a.x = far(0);
+    a.y = far(1);
+    ops_be->act_fwd(&a);
+    check("act", 1, y);
+    ops_be->matmul(&m);
+    m.a = m.b = far(0);
+    m.c = far(1);
+    ops_be->matmul(&m);
+    check("matmul", 1, sq);
+    ops_be->embed_fwd(&e);
+    for (int i = 0; i < 2; i++)
+        assert_memory_equal(arena + 1024 + i * LD, x->f + ids[i] * x->ld, COLS * sizeof(float));
+}
+
+static void huge_sequences(const struct mat *x)
+{
+    struct mat *y = mat_new(ROWS, COLS, 0), *w = mat_rand(COLS, 4, 0, -1, 1);
+    struct mat *one = mat_rand(1, 2, 0, -1, 1);
+    struct conv1d c = { .B = 1,
+                        .T = ROWS,
+                        .C = COLS,
+                        .W = 4,
+                        .silu = true,
+                        .x = mat_tensor(x),
+                        .w = mat_tensor(w),
+                        .y = mat_tensor(y) };
+    struct ssd s = { .B = 1,
+                     .T = ROWS,
+                     .H = 2,
+                     .P = COLS / 2,
+                     .G = 1,
+                     .N = 32,
+                     .Q = 64,
+                     .dt_max = INFINITY,
+                     .x = mat_tensor(x),
+                     .dt_raw = mat_tensor(x),
+                     .Bm = mat_tensor(x),
+                     .Cm = mat_tensor(x),
+                     .dt_bias = mat_tensor(one),
+                     .A_log = mat_tensor(one),
+                     .D = mat_tensor(one),
+                     .y = mat_tensor(y) };
+    struct attn a = { .B = 1,
+                      .T = ROWS,
+                      .S = ROWS,
+                      .Smax = ROWS,
+                      .Hq = 2,
+                      .Hkv = 2,
+                      .hd = COLS / 2,
+                      .scale = 0.2,
+                      .q = mat_tensor(x),
+                      .k = mat_tensor(x),
+                      .v = mat_tensor(x),
+                      .o = mat_tensor(y) };
+
+    ops_be->conv1d_fwd(&c);
+    c.x = far(0);
+    c.y = far(1);
+    ops_be->conv1d_fwd(&c);
+    check("conv1d", 1, y);
+    s.work = ops_bytes(ops_be->ssd_work(&s));
+    ops_be->ssd_fwd(&s);
+    s.x = s.dt_raw = s.Bm = s.Cm = far(0);
+    s.y = far(1);
+    ops_be->ssd_fwd(&s);
+    check("ssd", 1, y);
+    a.work = ops_bytes(ops_be->attn_work(&a));
+    ops_be->attn_fwd(&a);
+    a.q = a.k = a.v = far(0);
+    a.o = far(1);
+    ops_be->attn_fwd(&a);
+    check("attn", 1, y);
+}
+
+void test_huge_rows(void **state)
+{
+    struct mat *x;
+
+    (void)state;
+    ops_seed(50);
+    arena = mmap(NULL, BYTES, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+    if (arena == MAP_FAILED)
+        skip(); /* no address space: a limit of the environment */
+    x = mat_rand(ROWS, COLS, 0, -1, 1);
+    fill(0, x);
+    huge_points(x);
+    huge_sequences(x);
+    munmap(arena, BYTES);
+}
