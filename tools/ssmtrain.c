@@ -5,7 +5,6 @@
  * arguments, the tool goes on from the newest valid checkpoint. See ssmtrain.1 and common/io/rundir.h.
  */
 #include <math.h>
-#include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -15,6 +14,7 @@
 #include "common/base/meter.h"
 #include "common/base/opt.h"
 #include "common/base/out.h"
+#include "common/base/signals.h"
 #include "common/base/threads.h"
 #include "common/dist/comm.h"
 #include "common/io/rundir.h"
@@ -158,29 +158,6 @@ static void print_plan(const struct config *c, const struct backend *be, int64_t
     params_free(&ps);
 }
 
-/* ---- signals ---- */
-
-static volatile sig_atomic_t told, interrupts;
-
-static void on_signal(int sig)
-{
-    told = sig;
-    if (sig == SIGINT && ++interrupts > 1) {
-        signal(SIGINT, SIG_DFL); /* the second Ctrl-C means now */
-        raise(SIGINT);
-    }
-}
-
-static void watch_signals(void)
-{
-    static const int sigs[] = { SIGTERM, SIGUSR1, SIGINT };
-    for (size_t i = 0; i < sizeof sigs / sizeof *sigs; i++) {
-        struct sigaction a = { .sa_handler = on_signal, .sa_flags = SA_RESTART };
-        sigemptyset(&a.sa_mask);
-        sigaction(sigs[i], &a, NULL);
-    }
-}
-
 /* ---- resume ---- */
 
 /* Collective. Opens the newest checkpoint of the run whose members are whole; a broken one is passed over with a
@@ -311,7 +288,7 @@ static int train(struct run *r, struct loader *loader)
     while (t->step < o.steps && !stop) {
         double begin = now_seconds(), wait = 0, rate = schedule_rate(&sched, t->step + 1);
         const struct loaded *batch = loader_next(loader, &wait);
-        struct step_report s = trainer_step(t, batch, rate, told != 0);
+        struct step_report s = trainer_step(t, batch, rate, signals_told());
         double seconds = now_seconds() - begin;
         stop = s.stop || (o.stop_at > 0 && t->step >= o.stop_at);
         speed = speed > 0 ? 0.9 * speed + 0.1 * (double)s.tokens / seconds : (double)s.tokens / seconds;
@@ -398,7 +375,6 @@ static int run(int n_args, char **args)
         die_usage("no data: usage: ssmtrain [options] -o RUN DATA...");
 
     struct run r = { .comm = comm, .data = &data, .saved_step = -1, .saved_at = now_seconds() };
-    watch_signals();
     if (comm->rank == 0)
         r.dir = rundir_begin(o.run, 12);
     comm_barrier(comm);
@@ -463,6 +439,7 @@ int main(int argc, char **argv)
         .run = run,
     };
     err_init("ssmtrain");
+    signals_watch();
     comm_init(&argc, &argv);
     command_main(&cmd, argc, argv);
 }

@@ -60,6 +60,23 @@ ssmtrain_kills() {
     $mpi -n 2 "$SSM_BIN/ssmtrain" -q $train -o run whole && $mpi -n 2 "$SSM_BIN/ssmtrain" -q $train -o through whole &&
         "$SSM_BIN/ckmerge" compare run through
 }
+# Told to stop at random moments, by any of the signals, to one rank or the launcher: it saves, and goes on bit by bit.
+ssmtrain_stops() {
+    i=0
+    while [ $i -lt "$kills" ]; do
+        $mpi -n 2 "$SSM_BIN/ssmtrain" -q $train -o stops whole >/dev/null 2>stops.err &
+        job=$!
+        pause $i 1.0
+        lock=$(find stops -name lock 2>/dev/null | sort | tail -n 1)
+        case $((i % 3)) in 0) sig=TERM ;; 1) sig=USR1 ;; 2) sig=INT ;; esac
+        [ -z "$lock" ] || { read -r _ rank _ <"$lock" && kill -$sig "$rank" 2>/dev/null; }
+        wait "$job"
+        code=$?
+        case $code in 0 | 75) ;; *) echo "stop $i by $sig: exit code $code"; cat stops.err; return 1 ;; esac
+        i=$((i + 1))
+    done
+    $mpi -n 2 "$SSM_BIN/ssmtrain" -q $train -o stops whole && "$SSM_BIN/ckmerge" compare stops through
+}
 one_rank_kills() {
     i=0
     while [ $i -lt 5 ]; do
@@ -107,6 +124,7 @@ ssmeval_kills() {
 }
 ok "tokshard, $kills kills" tokshard_kills
 ok "ssmtrain, $kills kills: the run ends with the bits of one that was left alone" ssmtrain_kills
+ok "ssmtrain, told to stop $kills times" ssmtrain_stops
 ok 'ssmtrain, one rank killed: the job ends, and goes on' one_rank_kills
 ok "ckmerge, $kills kills" ckmerge_kills
 ok "ssmeval, $kills kills: it changes nothing" ssmeval_kills
