@@ -146,6 +146,11 @@ static int run_generate(int n_args, char **args)
     struct tokenizer *tok = tokenizer_try_open(c->tokenizer);
     if (!tok)
         die("%s", err_last());
+    char hash[17];
+    snprintf(hash, sizeof hash, "%016llx", (unsigned long long)tokenizer_info(tok)->hash);
+    if (c->tokenizer_hash && *c->tokenizer_hash && strcmp(hash, c->tokenizer_hash) != 0)
+        die("'%s' was trained with another tokenizer '%s' (%s) than this one (%s)", args[0], c->tokenizer,
+            c->tokenizer_hash, hash);
     struct token_stream *in = token_stream_new(tok), *out = token_stream_new(tok);
     struct buf text = { 0 };
     struct token_ids ids = { 0 };

@@ -5,6 +5,7 @@
 #include "err.h"
 
 #include <errno.h>
+#include <fcntl.h>
 #include <pthread.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -24,8 +25,19 @@ static void (*patience)(void);
 static _Thread_local char last[LINE];
 static pthread_mutex_t dying = PTHREAD_MUTEX_INITIALIZER;
 
+/* A file that we open must not take the place of a standard stream that the caller has closed: messages would go into
+ * it. Writing to a standard output that is closed fails, as on a full disk. */
+static void fill_standard_streams(void)
+{
+    static const char *const stand_in[] = { "/dev/null", "/dev/full", "/dev/null" };
+    for (int fd = 0; fd < 3; fd++)
+        if (fcntl(fd, F_GETFD) < 0 && open(stand_in[fd], O_RDWR) != fd)
+            _exit(EXIT_FAILED);
+}
+
 void err_init(const char *name)
 {
+    fill_standard_streams();
     program = name;
     snprintf(who, sizeof who, "%s", name);
 }

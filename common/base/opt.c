@@ -298,10 +298,12 @@ static void print_help(const struct command *cmd)
            "  -V, --version                print the version and how it was built, and end\n");
 }
 
-static void print_names(const struct opt *opts)
+static void print_names(const struct command *cmd)
 {
-    for (const struct opt *o = opts; o->kind; o++)
+    for (const struct opt *o = cmd->opts; o->kind; o++)
         printf("--%s\n", o->name);
+    if (cmd->config)
+        printf("--config\n");
     printf("--help\n--quiet\n--verbose\n--version\n");
 }
 
@@ -323,7 +325,7 @@ static bool common_option(const struct command *cmd, const char *name, char lett
     else if (letter == 'V' || (name && strcmp(name, "version") == 0))
         speak ? print_version() : (void)0;
     else if (name && strcmp(name, "complete") == 0)
-        speak ? print_names(cmd->opts) : (void)0;
+        speak ? print_names(cmd) : (void)0;
     else if (letter == 'q' || (name && strcmp(name, "quiet") == 0)) {
         err_set_verbosity(0);
         return true;
