@@ -14,9 +14,9 @@ demo=${DEMO:-$top/demo}
 model=${MODEL:-}
 [ -n "$model" ] || model=hybrid-demo
 corpus=${CORPUS:-}
-steps=${STEPS:-1100}
+steps=${STEPS:-1300}
+cores=$(env -u OMP_NUM_THREADS nproc)
 export SSM_BIN="$bin" OMP_NUM_THREADS=1
-cores=$(nproc)
 [ "$cores" -ge 2 ] || echo "demo: one core: two ranks share it, this takes twice as long" >&2
 started=$(date +%s)
 lap() { printf '\n== %s (%d s)\n' "$1" $(($(date +%s) - started)) >&2; }
@@ -61,7 +61,7 @@ model    = $model
 train    = --steps $steps --batch 8 --seq-len 512 --lr 4e-3 --warmup 60 --save-every 250 --log-every 10
 eval     = --seq-len 1024
 prompt   = $prompt
-generate = --tokens 600 --temperature 0.7 --seed 3
+generate = --tokens 700 --past-end --temperature 0.7 --seed 3
 CONF
 pipeline() { "$top/pipelines/pretrain.sh" "$work/demo.conf" "$@"; }
 
