@@ -278,14 +278,16 @@ static void chunks(void **state)
         assert_true(fabsf(loss[0][i] - loss[1][i]) < 2e-5f && fabsf(loss[0][i] - loss[2][i]) < 2e-5f);
 }
 
-/* Published counts: state-spaces mamba2-130m (128,989,632) and NVIDIA's 8B hybrid (8,654,517,248). */
+/* Counts of the released models: state-spaces' Mamba-2 family and NVIDIA's 8B study. */
 static void counts(void **state)
 {
     (void)state;
     static const struct {
         const char *preset;
         int64_t count;
-    } known[] = { { "mamba2-130m", 128989632 }, { "mamba2-hybrid-8b", 8654517248 } };
+    } known[] = { { "mamba2-130m", 128989632 },  { "mamba2-370m", 368346624 },   { "mamba2-780m", 780161280 },
+                  { "mamba2-1.3b", 1343757312 }, { "mamba2-2.7b", 2702599680 },  { "mamba2-8b", 8236999680 },
+                  { "mamba2-hybrid-8b", 8654517248 } };
     for (size_t i = 0; i < sizeof known / sizeof *known; i++) {
         struct config c;
         struct params ps;
