@@ -295,6 +295,12 @@ static void test_formats_by_name(void **state)
     docs_look(paths[1], &files[1]);
     read_parts(files, 2, &o, 3, &got, &sum);
     assert_string_equal(got.data, "[1]x[9]{\"t\":\"x\"}");
+    buf_clear(&got);
+    write_file(json, "{\"t\":\"\"}\n", 9); /* nothing of it may show in the text behind it */
+    docs_look(json, &files[0]);
+    read_parts(files, 2, &o, 1, &got, &sum);
+    assert_string_equal(got.data, "[9]{\"t\":\"x\"}");
+    assert_int_equal(sum.empty, 1);
     buf_free(&got);
     unlink(json);
     free(json);

@@ -121,7 +121,7 @@ void progress_at(struct progress *p, int64_t done, const char *text)
 {
     double t = now_seconds();
     bool last = done >= p->total;
-    if (err_rank() != 0 || err_verbosity() < 1 || t - p->last_draw < (p->tty ? 0.2 : p->log_seconds * (last ? 0 : 1)))
+    if (err_rank() != 0 || err_verbosity() < 1 || (!last && t - p->last_draw < (p->tty ? 0.2 : p->log_seconds)))
         return;
     p->last_draw = t;
     double share = p->total > 0 ? (double)done / (double)p->total : 1;

@@ -1,7 +1,7 @@
 /* h5.h - the part of HDF5 that we use
  * SPDX-License-Identifier: MIT
  *
- * Only h5.c (and the filter plugin) includes hdf5.h and zstd.h. Three ideas:
+ * Only h5*.c (and the filter plugin) know hdf5.h and zstd.h. Three ideas:
  *   Writers die. What they write has a temporary name (out.h), so death leaves nothing behind.
  *   Readers return -1 and leave "'file': 'object': reason" in err_last(). Files are made in HDF5's 1.10 format, whose
  *     metadata carry checksums; what they promise (types, shapes, sizes) is checked before any memory is taken.

@@ -2,7 +2,7 @@
  * SPDX-License-Identifier: MIT
  *
  * A shared object for HDF5_PLUGIN_PATH, with which h5dump, h5repack and h5py read our shards; our tools do not
- * need it (h5.c). It calls nothing of libhdf5, so one object serves every build of the library.
+ * need it (h5_chunks.c). It calls nothing of libhdf5, so one object serves every build of the library.
  * Parameter 0 is the level.
  * Memory that the pipeline will free comes from malloc, as HDF5 itself takes it.
  */

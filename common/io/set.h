@@ -39,7 +39,7 @@ void set_describe(const char *dir, const char *name, struct set_member *m);
  * 0, or -1 with err_last() naming file and reason. */
 int set_try_check(const char *dir, const struct set_member *m, bool deep) __attribute__((warn_unused_result));
 
-/* ---- for the kinds (shard.c, ckpt.c) ---- */
+/* ---- for the kinds (shard*.c, ckpt*.c) ---- */
 
 struct h5;
 /* Writes kind, format and history (lines, newest last) as attributes of "/", and /members. Dies on failure. */

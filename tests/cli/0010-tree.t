@@ -11,10 +11,11 @@ common/base
 common/io common/base
 common/text common/base
 common/dist common/base
+common/prep common/base common/io common/text common/dist
 common/model common/base common/io common/text common/dist kernels
 common/train common/base common/io common/text common/dist common/model kernels
 common/eval common/base common/io common/text common/dist common/model kernels
-tools common/base common/io common/text common/dist common/model common/train common/eval kernels'
+tools common/base common/io common/text common/dist common/prep common/model common/train common/eval kernels'
 
 arrows() { # one line for each include that points up or sideways
     echo "$rules" | while read -r dir allowed; do
@@ -36,16 +37,23 @@ owner() { # HEADER-PATTERN FILE...: files other than these that include it
         case " $* " in *" $f "*) ;; *) echo "$f includes $pattern" ;; esac
     done
 }
+strangers() { # files that include another room's X_private.h
+    grep -rE '^ *# *include ".*_private\.h"' common kernels tools tests --include='*.[ch]' | while IFS=: read -r f line; do
+        of=$(echo "$line" | sed 's/.*"\(.*\)_private\.h".*/\1/')
+        case $f in "${f%/*}/$of".c | "${f%/*}/$of"_*.c) ;; *) echo "$f includes ${of}_private.h" ;; esac
+    done
+}
 none() { out=$("$@"); [ -z "$out" ] || { echo "$out"; return 1; }; }
 
 ok 'arrows go down' 'none arrows'
 ok 'the check sees an arrow that goes up' '
     mkdir -p "$tap_dir/common/base" && cd "$tap_dir" && echo "#include \"common/io/h5.h\"" >common/base/x.c && [ -n "$(arrows)" ]'
-ok 'HDF5 has its owners' 'none owner "hdf5" common/io/h5.c common/io/h5zstd_plugin.c && none owner "H5" common/io/h5.c common/io/h5zstd_plugin.c'
-ok 'zstd' 'none owner zstd common/io/h5.c common/io/h5zstd_plugin.c'
+ok 'HDF5 has its owners' 'none owner "(hdf5|H5)" common/io/h5_private.h common/io/h5zstd_plugin.c'
+ok 'zstd' 'none owner zstd common/io/h5_chunks.c common/io/h5zstd_plugin.c'
+ok 'a private header is for the files of its name' 'none strangers'
 ok 'MPI' 'none owner mpi.h common/dist/mpi.c'
 ok 'matrix library' 'none owner "(oneapi|dnnl|cblas)" kernels/matmul.c'
-ok 'jansson' 'none owner jansson common/text/docs.c'
+ok 'jansson' 'none owner jansson common/text/jsonl.c'
 ok 'xxHash' 'none owner xxhash common/base/hash.c'
 ok 'nothing looks at tests' '! grep -rnE "include \"tests/" common kernels tools'
 ok 'every source file opens with its name and its licence' '

@@ -1,0 +1,210 @@
+/* shard_write.c - shard files, and the index over them
+ * SPDX-License-Identifier: MIT
+ */
+#include "shard_private.h"
+
+#include <stdlib.h>
+#include <string.h>
+
+#include "common/base/err.h"
+#include "common/base/mem.h"
+#include "common/base/meter.h"
+#include "common/base/out.h"
+
+struct shard_writer {
+    struct out *out;
+    struct h5 *file;
+    struct h5_chunks *tokens;
+    struct shard_info info;
+    size_t token_size;
+    void *chunk;  /* SHARD_CHUNK tokens */
+    int64_t fill; /* tokens in it */
+    uint64_t *ends;
+    size_t n_ends, cap_ends;
+    int64_t doc_begin;
+    uint64_t hash; /* of the tokens so far */
+};
+
+struct shard_writer *shard_create(const char *path, const struct shard_info *info, int level, bool force)
+{
+    if (!shard_vocab_fits(info))
+        bug("shard with a vocabulary of %lld tokens, end token %lld", (long long)info->vocab,
+            (long long)info->eod);
+    struct shard_writer *w = xcalloc(1, sizeof *w);
+    w->out = out_open(path, force);
+    w->file = h5_create(out_temp(w->out), path);
+    w->info = *info;
+    w->info.n_tokens = w->info.n_docs = w->info.n_bytes = 0;
+    w->token_size = h5_type_size(shard_token_type(info->vocab));
+    w->tokens = h5_make_chunks(w->file, "/tokens", shard_token_type(info->vocab), SHARD_CHUNK, level);
+    w->chunk = xmalloc(SHARD_CHUNK * w->token_size);
+    return w;
+}
+
+static void flush_chunk(struct shard_writer *w)
+{
+    if (!w->fill)
+        return;
+    w->hash = shard_mix(w->hash, w->chunk, (size_t)w->fill * w->token_size);
+    h5_put_chunk(w->tokens, w->chunk, w->fill);
+    w->fill = 0;
+}
+
+/* Appends tokens that fit into the chunk. */
+static void fill_chunk(struct shard_writer *w, const uint32_t *tokens, int64_t n)
+{
+    uint32_t max = 0;
+    for (int64_t j = 0; j < n; j++)
+        max = tokens[j] > max ? tokens[j] : max;
+    if ((int64_t)max >= w->info.vocab)
+        bug("token %u in a vocabulary of %lld", max, (long long)w->info.vocab);
+    if (w->token_size == 2) {
+        uint16_t *to = (uint16_t *)w->chunk + w->fill;
+        for (int64_t j = 0; j < n; j++)
+            to[j] = (uint16_t)tokens[j];
+    } else {
+        memcpy((uint32_t *)w->chunk + w->fill, tokens, (size_t)n * sizeof *tokens);
+    }
+    w->fill += n;
+    w->info.n_tokens += n;
+}
+
+void shard_add(struct shard_writer *w, const uint32_t *tokens, int64_t n)
+{
+    while (n > 0) {
+        int64_t k = min64(n, SHARD_CHUNK - w->fill);
+        fill_chunk(w, tokens, k);
+        if (w->fill == SHARD_CHUNK)
+            flush_chunk(w);
+        tokens += k;
+        n -= k;
+    }
+}
+
+void shard_end_doc(struct shard_writer *w, int64_t n_bytes)
+{
+    shard_add(w, &(uint32_t){ (uint32_t)w->info.eod }, 1);
+    uint64_t *end = grow(&w->ends, &w->n_ends, &w->cap_ends, sizeof *w->ends);
+    *end = (uint64_t)w->info.n_tokens;
+    w->doc_begin = w->info.n_tokens;
+    w->info.n_docs++;
+    w->info.n_bytes += n_bytes;
+}
+
+static void release_writer(struct shard_writer *w)
+{
+    free(w->chunk);
+    free(w->ends);
+    free(w);
+}
+
+static void put_ends(struct shard_writer *w)
+{
+    int64_t n = w->info.n_docs;
+    uint64_t hash = 0;
+    struct h5_data *d = h5_make_data(w->file, "/doc_end", H5_U64, 1, &n);
+    for (int64_t i = 0; i < n; i += SHARD_ENDS_BLOCK) {
+        int64_t k = min64(n - i, SHARD_ENDS_BLOCK);
+        h5_write(d, &i, &k, w->ends + i);
+        hash = shard_mix(hash, w->ends + i, (size_t)k * sizeof *w->ends);
+    }
+    h5_end_data(d);
+    char content[17];
+    set_format_hash(shard_content_hash(w->hash, hash), content);
+    h5_put_str(w->file, "/", "content", content);
+}
+
+void shard_commit(struct shard_writer *w, struct shard_info *info)
+{
+    if (w->doc_begin != w->info.n_tokens)
+        bug("shard '%s' ends inside a document", out_temp(w->out));
+    flush_chunk(w);
+    h5_end_chunks(w->tokens);
+    put_ends(w);
+    h5_put_str(w->file, "/", "kind", SHARD_KIND_FILE);
+    h5_put_int(w->file, "/", "format", SHARD_FORMAT);
+    shard_put_info(w->file, &w->info);
+    h5_put_str(w->file, "/", "history", meter_history());
+    h5_finish(w->file);
+    out_commit(w->out);
+    if (info)
+        *info = w->info;
+    release_writer(w);
+}
+
+void shard_abort(struct shard_writer *w)
+{
+    h5_end_chunks(w->tokens);
+    h5_drop(w->file);
+    out_abort(w->out);
+    release_writer(w);
+}
+
+/* ---- the index ---- */
+
+static void put_virtual_tokens(struct h5 *index, const struct shard_info *sum,
+                               const struct set_member *members, const struct shard_part *parts, int n)
+{
+    struct h5_source *src = xcalloc((size_t)n, sizeof *src);
+    int64_t at = 0;
+    int used = 0;
+    for (int i = 0; i < n; i++) {
+        if (!parts[i].n_tokens)
+            continue;
+        src[used].file = members[i].name;
+        src[used].dataset = "/tokens";
+        src[used].offset[0] = at;
+        src[used++].count[0] = parts[i].n_tokens;
+        at += parts[i].n_tokens;
+    }
+    if (used)
+        h5_put_virtual(index, "/tokens", shard_token_type(sum->vocab), 1, &sum->n_tokens, src, used);
+    free(src);
+}
+
+/* Opens, checks and describes member i, and adds it to the sum. */
+static void index_member(const char *dir, const char *name, int i, struct shard_info *sum,
+                         struct set_member *m, struct shard_part *p)
+{
+    char *path = path_join(dir, name);
+    struct shard_info info;
+    struct shard_member open;
+    if (strchr(name, '/'))
+        die("'%s' is not the name of a file in '%s'", name, dir);
+    if (shard_open_member(path, &open, &info, p) < 0)
+        die("%s", err_last());
+    shard_close_member(&open);
+    if (i == 0) {
+        *sum = info;
+        sum->n_tokens = sum->n_docs = sum->n_bytes = 0;
+    }
+    if (shard_try_alike(path, sum, &info) < 0 || shard_try_add_counts(sum, p) < 0)
+        die("%s", err_last());
+    set_describe(dir, name, m);
+    free(path);
+}
+
+void shards_write_index(const char *dir, const char *const *names, int n, bool force)
+{
+    if (n < 1)
+        die("no shards for the index of '%s'", dir);
+    struct set_member *members = xcalloc((size_t)n, sizeof *members);
+    struct shard_part *parts = xcalloc((size_t)n, sizeof *parts);
+    struct shard_info sum = { 0 };
+    for (int i = 0; i < n; i++)
+        index_member(dir, names[i], i, &sum, &members[i], &parts[i]);
+    if (set_try_members(dir, members, n) < 0)
+        die("%s", err_last());
+    char *path = set_index_path(dir);
+    struct out *o = out_open(path, force);
+    struct h5 *index = h5_create(out_temp(o), path);
+    set_put_head(index, SHARD_KIND_SET, SHARD_FORMAT, meter_history(), members, n);
+    shard_put_info(index, &sum);
+    h5_put_table(index, "/parts", shard_part_columns, SHARD_PART_COLUMNS, parts, n);
+    put_virtual_tokens(index, &sum, members, parts, n);
+    h5_finish(index);
+    out_commit(o);
+    free(path);
+    free(members);
+    free(parts);
+}

@@ -1,0 +1,139 @@
+/* inspect.c - a look at a set of token shards: its documents as text or ids, its unigram entropy
+ * SPDX-License-Identifier: MIT
+ */
+#include "inspect.h"
+
+#include <math.h>
+#include <stdio.h>
+#include <stdlib.h>
+
+#include "common/base/err.h"
+#include "common/base/mem.h"
+#include "common/io/shard.h"
+#include "common/text/tokenizer.h"
+
+enum { TOKEN_BLOCK = 256 << 10 };
+
+static int64_t block_of(int64_t left) { return left < TOKEN_BLOCK ? left : TOKEN_BLOCK; }
+
+static void put(const void *data, size_t n)
+{
+    if (fwrite(data, 1, n, stdout) != n)
+        die_errno("cannot write the standard output");
+}
+
+static void put_ids(const uint32_t *ids, size_t n, bool *fresh)
+{
+    char text[16 * 1024];
+    size_t used = 0;
+    for (size_t i = 0; i < n; i++) {
+        if (used > sizeof text - 16) {
+            put(text, used);
+            used = 0;
+        }
+        used += (size_t)snprintf(text + used, 16, *fresh ? "%lu" : " %lu", (unsigned long)ids[i]);
+        *fresh = false;
+    }
+    put(text, used);
+}
+
+struct printer {
+    const struct inspect_print *o;
+    struct token_stream *stream;
+    struct buf text;
+    bool fresh; /* nothing of this document is out yet */
+};
+
+/* A piece of one document; with `last` its end token too. */
+static void put_tokens(struct printer *p, const uint32_t *ids, size_t n, bool last)
+{
+    if (p->o->ids) {
+        put_ids(ids, n, &p->fresh);
+        if (last)
+            put("\n", 1);
+    } else {
+        buf_clear(&p->text);
+        if (tokenizer_try_decode(p->stream, ids, n, last, &p->text) < 0)
+            die("%s", err_last());
+        put(p->text.data, p->text.len);
+        if (last)
+            put(p->o->sep, p->o->n_sep);
+    }
+    p->fresh = last;
+}
+
+static void range_of_doc(struct shards *s, int64_t doc, int64_t *from, int64_t *to)
+{
+    const struct shard_info *info = shards_info(s);
+    *from = 0;
+    *to = info->n_tokens;
+    if (doc < 0)
+        return;
+    if (doc >= info->n_docs)
+        die("'%s' has %lld documents, so there is no document %lld (they count from 0)", shards_dir(s),
+            (long long)info->n_docs, (long long)doc);
+    if (doc > 0)
+        *from = shards_try_doc_end(s, doc - 1);
+    *to = shards_try_doc_end(s, doc);
+    if (*from < 0 || *to < 0)
+        die("%s", err_last());
+}
+
+static struct tokenizer *tokenizer_of(const struct shards *s)
+{
+    const struct shard_info *info = shards_info(s);
+    struct tokenizer *t = tokenizer_try_open(info->tokenizer);
+    if (!t || tokenizer_info(t)->hash != info->tokenizer_hash)
+        die("'%s': its tokenizer '%s' is none of ours; --ids shows the ids", shards_dir(s), info->tokenizer);
+    return t;
+}
+
+void inspect_print(struct shards *s, const struct inspect_print *o)
+{
+    struct tokenizer *t = o->ids ? NULL : tokenizer_of(s);
+    struct printer p = { .o = o, .stream = t ? token_stream_new(t) : NULL, .fresh = true };
+    uint32_t *ids = xmalloc(TOKEN_BLOCK * sizeof *ids);
+    int64_t *ends = xmalloc(TOKEN_BLOCK * sizeof *ends);
+    int64_t at, to;
+    range_of_doc(s, o->doc, &at, &to);
+    while (at < to) {
+        int64_t n = block_of(to - at);
+        int64_t n_ends = shards_try_doc_ends(s, at, n, ends, TOKEN_BLOCK);
+        if (n_ends < 0 || shards_try_read(s, at, n, ids) < 0)
+            die("%s", err_last());
+        int64_t from = at;
+        for (int64_t i = 0; i < n_ends; i++) {
+            put_tokens(&p, ids + (from - at), (size_t)(ends[i] - from), true);
+            from = ends[i];
+        }
+        if (from < at + n)
+            put_tokens(&p, ids + (from - at), (size_t)(at + n - from), false);
+        at += n;
+    }
+    free(ids);
+    free(ends);
+    buf_free(&p.text);
+    token_stream_free(p.stream);
+    tokenizer_free(t);
+}
+
+double inspect_entropy(struct shards *s)
+{
+    const struct shard_info *info = shards_info(s);
+    int64_t *seen = xcalloc((size_t)info->vocab, sizeof *seen);
+    uint32_t *ids = xmalloc(TOKEN_BLOCK * sizeof *ids);
+    for (int64_t at = 0, n; at < info->n_tokens; at += n) {
+        n = block_of(info->n_tokens - at);
+        if (shards_try_read(s, at, n, ids) < 0)
+            die("%s", err_last());
+        for (int64_t i = 0; i < n; i++)
+            seen[ids[i]]++;
+    }
+    double bits = 0, all = (double)info->n_tokens;
+    for (int64_t i = 0; i < info->vocab; i++)
+        if (seen[i])
+            bits -= (double)seen[i] / all * log2((double)seen[i] / all);
+    free(ids);
+    free(seen);
+    return bits;
+}
