@@ -1,30 +1,16 @@
 #!/bin/sh
 # 2000-ssmtrain.t - training: learning, stopping and going on, layouts, bad input
 # SPDX-License-Identifier: MIT
+. "${0%/*}/../tiny.sh"
 . "${0%/*}/../tap.sh"
 mpi="timeout 120 ${MPIEXEC:-mpiexec}"
 OMP_NUM_THREADS=1
 export OMP_NUM_THREADS
 
-# Text with something to learn, from a seed: sentences of a tiny grammar.
-awk 'BEGIN { srand(7); split("the a one every no", d); split("cat dog bird stone river", n); split("sees eats likes fears", v)
-    for (i = 0; i < 3000; i++) { print d[int(rand()*5)+1], n[int(rand()*5)+1], v[int(rand()*4)+1], d[int(rand()*5)+1], n[int(rand()*5)+1] "."
-    if (i % 7 == 6) print "" } }' >text.txt
+tiny_text 3000 >text.txt
 $SSM_BIN/tokshard encode -q --split para -o data text.txt 2>/dev/null
-cat >tiny.conf <<'CONF'
-pattern = M-*
-d_model = 32
-n_heads = 4
-headdim = 8
-d_state = 8
-chunk = 16
-attn_heads = 4
-attn_kv_heads = 2
-attn_headdim = 8
-d_ff = 48
-tied = true
-CONF
-sed 's/M-\*/M-M/' tiny.conf >ssm.conf
+tiny_model 'M-*' >tiny.conf
+tiny_model M-M >ssm.conf
 common="--batch 8 --seq-len 64 --warmup 4 --lr 5e-3"
 long="--model ./tiny.conf $common --steps 5000 --save-every 0"
 base="--model ./tiny.conf $common --steps 24"

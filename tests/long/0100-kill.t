@@ -1,6 +1,7 @@
 #!/bin/sh
 # 0100-kill.t - kill -9 at 30 random moments of each tool: nothing half-made under a final name, and it goes on
 # SPDX-License-Identifier: MIT
+. "${0%/*}/../tiny.sh"
 . "${0%/*}/../tap.sh"
 mpi="timeout 120 ${MPIEXEC:-mpiexec}"
 OMP_NUM_THREADS=1
@@ -10,18 +11,7 @@ kills=${KILLS:-30}
 pause() { sleep "$(awk -v s="$1" -v m="$2" 'BEGIN { srand(s); rand(); printf "%.3f", rand() * m }')"; }
 
 awk 'BEGIN { srand(5); for (i = 0; i < 60000; i++) { s = ""; for (k = 0; k < 60; k++) s = s sprintf("%c", 97 + int(26 * rand() * rand())); print s; if (i % 9 == 8) print "" } }' >text.txt
-cat >tiny.conf <<'CONF'
-pattern = M-*
-d_model = 32
-n_heads = 4
-headdim = 8
-d_state = 8
-chunk = 16
-attn_heads = 4
-attn_headdim = 8
-d_ff = 48
-tied = true
-CONF
+tiny_model 'M-*' >tiny.conf
 "$SSM_BIN/tokshard" encode -q --split para -o whole text.txt 2>/dev/null
 "$SSM_BIN/tokshard" cat whole >whole.txt
 
