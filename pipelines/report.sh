@@ -54,16 +54,17 @@ plot() { # FILE TITLE YLABEL SETTINGS PLOT
     gnuplot -e "
         set terminal svg size 640,320 font 'sans-serif,12' background rgb 'white';
         set output '$tmp/$1.svg';
-        set title '$2'; set xlabel 'step'; set ylabel '$3'; set grid lc rgb '#dddddd'; set border lc rgb '#666666';
+        set title '$2'; set xlabel 'step'; set ylabel '$3'; set autoscale xfix; set grid lc rgb '#dddddd'; set border lc rgb '#666666';
         $4; plot $5" || fail "gnuplot failed"
 }
 plot loss 'loss' 'nats per token' 'set key top right' \
     "'$tmp/data' using 1:4 with lines lc rgb '#b8cce4' title 'step', '' using 1:9 with lines lw 2 lc rgb '#1f4e9c' title 'running mean'"
-plot lr 'learning rate' '' 'unset key; set format y "%.0e"' "'$tmp/data' using 1:5 with lines lw 2 lc rgb '#1f4e9c'"
+plot lr 'learning rate' '' 'unset key; set format y "%.1e"' "'$tmp/data' using 1:5 with lines lw 2 lc rgb '#1f4e9c'"
 plot grad 'gradient norm (before clipping)' '' 'unset key; set logscale y' "'$tmp/data' using 1:6 with lines lc rgb '#1f4e9c'"
 plot speed 'tokens/s' '' 'unset key; set yrange [0:*]; set format y "%.0s %c"' "'$tmp/data' using 1:7 with lines lc rgb '#1f4e9c'"
 
-escape() { sed 's/&/\&amp;/g; s/</\&lt;/g; s/>/\&gt;/g'; }
+# A sample may hold any bytes; a page is UTF-8 without control characters.
+escape() { iconv -c -f UTF-8 -t UTF-8 | tr -d '\000-\010\013-\037' | sed 's/&/\&amp;/g; s/</\&lt;/g; s/>/\&gt;/g'; }
 {
     printf '<!DOCTYPE html>\n<html lang="en"><meta charset="utf-8"><title>%s</title>\n' "$(printf '%s' "$title" | escape)"
     cat <<'CSS'
@@ -79,8 +80,10 @@ CSS
     awk 'NR == 1 { first = $1 } { tok = $3; loss = $9; sec += $8; last = $1 }
          END { printf "<p>Steps %d to %d, %.4g tokens, %.0f s of steps (%.4g tokens/s), last loss (running mean) %.4f nats per token.</p>\n", first, last, tok, sec, sec ? tok / sec : 0, loss }' "$tmp/data"
     printf '<div class="plots">\n'
-    # gnuplot numbers its ids in each picture: make them differ inside one page
-    for p in loss lr grad speed; do sed '1,/<svg/{/<?xml/d;}; s/id="/id="'$p'_/g; s/url(#/url(#'$p'_/g; s/xlink:href="#/xlink:href="#'$p'_/g; s/href='"'#"'/href='"'#${p}_"'/g' "$tmp/$p.svg"; done
+    # gnuplot numbers its ids in each picture: make them, and what points to them, differ inside one page
+    for p in loss lr grad speed; do
+        sed "1,/<svg/{/<?xml/d;}; s/ id=\\([\"']\\)/ id=\\1${p}_/g; s/url(#/url(#${p}_/g; s/href=\\([\"']\\)#/href=\\1#${p}_/g" "$tmp/$p.svg"
+    done
     printf '</div>\n'
     shift
     for f in "$@"; do

@@ -8,7 +8,7 @@ OMP_NUM_THREADS=1
 export OMP_NUM_THREADS
 
 tiny_text 3000 >text.txt
-$SSM_BIN/tokshard encode -q --split para -o data text.txt 2>/dev/null
+"$SSM_BIN/tokshard" encode -q --split para -o data text.txt 2>/dev/null
 tiny_model 'M-*' >tiny.conf
 tiny_model M-M >ssm.conf
 common="--batch 8 --seq-len 64 --warmup 4 --lr 5e-3"

@@ -66,7 +66,7 @@ ok 'split shares evenly' '
     awk "/^[0-9]/ { s += \$3; if (\$3 < 1500 || \$3 > 1660) bad = 1 } END { exit bad || s != 6316 }" out'
 ok 'the history grows by a line' '
     test "$(h5dump -w 0 -a /history m7/index.h5 | grep -c "ckmerge")" -ge 1 &&
-    h5dump -w 0 -a /history m7/index.h5 | grep -q "mkckpt three 1 3"'
+    h5dump -w 0 -a /history m7/index.h5 | grep -q "mkckpt.* three 1 3"'
 ok 'plain HDF5 tools see the whole' '
     h5dump -d /model/norm_f.weight s7/index.h5 | sed 1d >a && h5dump -d /model/norm_f.weight one/index.h5 | sed 1d >b && cmp a b &&
     ! grep -q "0, 0, 0" a'
