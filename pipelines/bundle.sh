@@ -25,7 +25,8 @@ root=$tmp/$name
 sh "$top/pipelines/install.sh" "$build" "$root" / "$version"
 rm -r "$root/share/modulefiles" # says an absolute path
 mkdir -p "$root/tests/cli" "$root/tests/top" "$root/lib/ucx" "$root/lib/cxx"
-for t in "$build"/tests/*; do
+for t in "$top"/tests/*.c; do
+    t=$build/tests/$(basename "$t" .c)
     [ -f "$t" ] && [ -x "$t" ] && cp "$t" "$root/tests/"
 done
 cp "$top/tests/tap.sh" "$top/tests/tiny.sh" "$root/tests/"

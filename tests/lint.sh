@@ -7,7 +7,7 @@ bad=0
 note() { echo "lint: $*" >&2; bad=1; }
 
 # shellcheck disable=SC2046
-shellcheck -x $(git ls-files -c -o --exclude-standard '*.sh' .ci/run examples/*.sh) || note 'shellcheck'
+shellcheck -x $(git ls-files -c -o --exclude-standard '*.sh' '*.bash' .ci/run) || note 'shellcheck'
 # The tests' commands stand in strings, which shellcheck cannot see into.
 # shellcheck disable=SC2046
 shellcheck -x -e SC2016,SC2034,SC2154,SC1091,SC2086,SC2317,SC2015 $(git ls-files -c -o --exclude-standard 'tests/*.t') || note 'shellcheck of tests'

@@ -16,6 +16,7 @@
 #include "common/base/meter.h"
 #include "common/base/opt.h"
 #include "common/base/out.h"
+#include "common/dist/comm.h"
 #include "common/io/ckpt.h"
 #include "common/io/rundir.h"
 
@@ -473,6 +474,9 @@ int main(int argc, char **argv)
         { NULL, NULL, NULL, NULL, NULL, 0, 0, NULL },
     };
     err_init("ckmerge");
+    comm_init(&argc, &argv);
+    if (comm_world()->size > 1)
+        die_usage("ckmerge runs as one process, not as %d ranks", comm_world()->size);
     command_dispatch("ckmerge", "Looks into checkpoints, checks and compares them, and changes their layout.",
                      commands, argc, argv);
 }

@@ -19,9 +19,25 @@ struct ckpt_tensor *weights_list(const struct net *n, const char *group)
     return list;
 }
 
+/* A tensor that the model has no place for would be lost in silence. */
+static void refuse_surplus(const struct net *n, const struct ckpt *c, const char *group,
+                           const struct ckpt_tensor *known)
+{
+    size_t prefix = strlen(group);
+    for (int i = 0; i < ckpt_tensors(c); i++) {
+        const char *name = ckpt_tensor(c, i)->name;
+        bool ours = strncmp(name, group, prefix) != 0 || name[prefix] != '/';
+        for (size_t k = 0; k < n->ps.n && !ours; k++)
+            ours = strcmp(name, known[k].name) == 0;
+        if (!ours)
+            die("'%s' has a tensor '%s' that the model does not have", ckpt_dir(c), name);
+    }
+}
+
 void weights_load(const struct net *n, struct ckpt *c, const char *group, float *slab)
 {
     struct ckpt_tensor *tensors = weights_list(n, group);
+    refuse_surplus(n, c, group, tensors);
     for (size_t i = 0; i < n->ps.n; i++) {
         const struct param *p = &n->ps.p[i];
         const int64_t zero[CKPT_MAX_DIM] = { 0 };

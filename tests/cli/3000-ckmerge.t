@@ -64,12 +64,17 @@ ok 'merge(split(x)) = x' '
 ok 'split shares evenly' '
     "$C" split -n -o none --parts 4 three >out && test ! -e none &&
     awk "/^[0-9]/ { s += \$3; if (\$3 < 1500 || \$3 > 1660) bad = 1 } END { exit bad || s != 6316 }" out'
-ok 'the history grows by a line' '
+if command -v h5dump >/dev/null; then
+    ok 'the history grows by a line' '
     test "$(h5dump -w 0 -a /history m7/index.h5 | grep -c "ckmerge")" -ge 1 &&
     h5dump -w 0 -a /history m7/index.h5 | grep -q "mkckpt.* three 1 3"'
-ok 'plain HDF5 tools see the whole' '
-    h5dump -d /model/norm_f.weight s7/index.h5 | sed 1d >a && h5dump -d /model/norm_f.weight one/index.h5 | sed 1d >b && cmp a b &&
+    ok 'plain HDF5 tools see the whole' '
+    h5dump -d /model/norm_f.weight s7/index.h5 | sed 1d >a && h5dump -d /model/norm_f.weight one/index.h5 | sed 1d >b && test -s a && cmp a b &&
     ! grep -q "0, 0, 0" a'
+else
+    skip 'the history grows by a line' 'no h5dump'
+    skip 'plain HDF5 tools see the whole' 'no h5dump'
+fi
 ok '--drop-optimizer leaves the model' '
     quiet merge --drop-optimizer -o model three && "$C" ls model >out && ! grep -q "^optim" out && ! grep -q "^#state" out &&
     ! grep -q "^state" out && test "$(grep -c ^model out)" -eq 6 && quiet compare --model-only model one &&
