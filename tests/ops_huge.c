@@ -148,8 +148,10 @@ void test_huge_rows(void **state)
     (void)state;
     ops_seed(50);
     arena = mmap(NULL, BYTES, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
-    if (arena == MAP_FAILED)
-        skip(); /* no address space: a limit of the environment */
+    if (arena == MAP_FAILED) {
+        fprintf(stderr, "skipped: ops: 2^31 elements: no address space here\n");
+        skip();
+    }
     x = mat_rand(ROWS, COLS, 0, -1, 1);
     fill(0, x);
     huge_points(x);

@@ -37,6 +37,7 @@ ok() {
 skip() {
     n_tests=$((n_tests + 1))
     echo "ok $n_tests - $1 # SKIP $2"
+    echo "skipped: ${0##*/}: $1: $2" >&2 # prove shows this, and not the line above
 }
 
 must_exit() {
