@@ -23,6 +23,8 @@ shift $((OPTIND - 1))
 if [ -z "$out" ] || [ $# -lt 1 ]; then usage_error "usage: report.sh -o FILE.html [-t TITLE] RUN [TABLE.tsv|TEXT.txt]..."; fi
 run=$1
 shift
+[ ! -e "$out" ] || [ -f "$out" ] || fail "'$out' is not a plain file"
+[ -d "$(dirname "$out")" ] || fail "no folder '$(dirname "$out")'"
 command -v gnuplot >/dev/null || fail "gnuplot is missing"
 set -- "$run" "$@"
 ls "$run"/inc-*/metrics.jsonl >/dev/null 2>&1 || fail "no metrics in '$run'"

@@ -156,7 +156,7 @@ static void test_prune(void **state)
     (void)state;
     char *run = at("run4");
     assert_list(run, "");
-    assert_null(rundir_try_open_ckpt(run));
+    assert_null(rundir_try_open_ckpt(run, false));
     struct rundir *old = rundir_begin(run, 0);
     put_step(run, 1, 10, true);
     put_step(run, 1, 20, true);
@@ -170,7 +170,7 @@ static void test_prune(void **state)
     assert_list(run,
                 "inc-0001/step-00000030 inc-0002/step-00000025 inc-0002/step-00000020 inc-0001/step-00000020 "
                 "inc-0001/step-00000010 ");
-    struct ckpt *c = rundir_try_open_ckpt(run);
+    struct ckpt *c = rundir_try_open_ckpt(run, false);
     assert_non_null(c);
     assert_non_null(strstr(ckpt_dir(c), "inc-0001/step-00000030"));
     ckpt_close(c);
@@ -187,7 +187,7 @@ static void test_prune(void **state)
     fflush(NULL);
     int quiet = dup(STDERR_FILENO), null = open("/dev/null", O_WRONLY);
     dup2(null, STDERR_FILENO);
-    c = rundir_try_open_ckpt(run); /* passes over it, with a warning */
+    c = rundir_try_open_ckpt(run, false); /* passes over it, with a warning */
     dup2(quiet, STDERR_FILENO);
     close(quiet);
     close(null);

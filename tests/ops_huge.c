@@ -9,6 +9,8 @@
 #include <string.h>
 #include <sys/mman.h>
 
+#include <stdio.h>
+
 #include "ops.h"
 
 #define ROWS 4

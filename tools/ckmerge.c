@@ -29,9 +29,9 @@ static struct {
     double tolerance;
 } o = { .parts = 1 };
 
-static struct ckpt *open_input(const char *path)
+static struct ckpt *open_input(const char *path, bool deep)
 {
-    struct ckpt *c = rundir_try_open_ckpt(path);
+    struct ckpt *c = rundir_try_open_ckpt(path, deep);
     if (!c)
         die("%s", err_last());
     return c;
@@ -128,7 +128,7 @@ static void print_attrs(const char *group, const struct attrs *as)
 static int run_ls(int n_args, char **args)
 {
     (void)n_args;
-    struct ckpt *c = open_input(args[0]);
+    struct ckpt *c = open_input(args[0], false);
     int64_t total = 0;
     int first = 0;
     printf("#path=%s\n#members=%d\n", ckpt_dir(c), ckpt_members(c));
@@ -156,7 +156,7 @@ static int run_ls(int n_args, char **args)
 
 static void verify(const char *path)
 {
-    struct ckpt *c = open_input(path);
+    struct ckpt *c = open_input(path, false);
     int64_t bytes = 0;
     for (int i = 0; i < ckpt_members(c); i++) {
         if (ckpt_try_verify(c, i) < 0)
@@ -300,7 +300,7 @@ static const struct ckpt_tensor *tensor_from(const struct ckpt *c, int *i)
 static int run_compare(int n_args, char **args)
 {
     (void)n_args;
-    struct ckpt *ca = open_input(args[0]), *cb = open_input(args[1]);
+    struct ckpt *ca = open_input(args[0], false), *cb = open_input(args[1], false);
     struct verdict v = { .a = block_buffer(ca), .b = block_buffer(ca) };
     printf("#what\tname\tdiffering\tmax_abs\tfirst\n");
     compare_attrs(&v, "config", ckpt_config(ca), ckpt_config(cb));
@@ -399,7 +399,7 @@ static int rewrite(const char *input, int parts)
 {
     if (!o.out)
         die_usage("no output: -o DIR");
-    struct ckpt *c = open_input(input);
+    struct ckpt *c = open_input(input, true);
     if (path_same(ckpt_dir(c), o.out) || path_same(input, o.out))
         die("'%s' is both input and output", o.out);
     if (!o.force && set_exists(o.out))

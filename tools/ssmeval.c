@@ -52,7 +52,7 @@ static struct opt generate_options[] = {
 /* Collective. The model of a checkpoint, or of the newest one of a run directory. */
 static struct net *load_model(const char *path)
 {
-    struct ckpt *c = rundir_try_open_ckpt(path);
+    struct ckpt *c = rundir_try_open_ckpt(path, true);
     if (!c)
         die("%s", err_last());
     struct config config;

@@ -32,7 +32,7 @@ static struct {
     double lr, min_lr, beta1, beta2, eps, decay, clip, save_minutes;
     int schedule, order, recompute;
     bool dry;
-} o = { .steps = 1000, .batch = 8, .seq_len = 1024, .warmup = 50, .seed = 1, .save_every = 500, .keep = 3,
+} o = { .steps = 1000, .batch = 8, .seq_len = 1024, .warmup = -1, .seed = 1, .save_every = 500, .keep = 3,
         .log_every = 10, .lr = 1e-3, .min_lr = -1, .beta1 = 0.9, .beta2 = 0.95, .eps = 1e-8, .decay = 0.1, .clip = 1 };
 
 static struct opt options[] = {
@@ -45,7 +45,7 @@ static struct opt options[] = {
     OPT_REAL(0, "lr", "X", &o.lr, 0, 10, "peak learning rate"),
     OPT_REAL(0, "min-lr", "X", &o.min_lr, -1, 10, "last learning rate; -1: a tenth of --lr"),
     OPT_CHOICE(0, "schedule", &o.schedule, "cosine|linear|constant", "the rate after the warm-up"),
-    OPT_INT(0, "warmup", "N", &o.warmup, 0, 1e12, "steps in which the rate rises from 0"),
+    OPT_INT(0, "warmup", "N", &o.warmup, -1, 1e12, "steps in which the rate rises from 0; -1: a twentieth of all"),
     OPT_REAL(0, "beta1", "X", &o.beta1, 0, 0.999999, "AdamW: decay of the first moment"),
     OPT_REAL(0, "beta2", "X", &o.beta2, 0, 0.999999, "AdamW: decay of the second moment"),
     OPT_REAL(0, "eps", "X", &o.eps, 1e-30, 1, "AdamW: epsilon"),
@@ -130,6 +130,17 @@ static void adopt_tokenizer(struct config *c, const struct shard_info *info)
 
 /* ---- what the run costs ---- */
 
+/* Counts are 64-bit; what no machine could hold is refused before they overflow. */
+static void check_sizes(const struct config *c)
+{
+    double rows = (double)o.micro * (double)o.seq_len;
+    double width = (double)c->d_model + (double)c->d_ff + 4.0 * (double)(c->n_heads * c->headdim) +
+                   2.0 * (double)(c->n_groups * c->d_state) + (double)(c->attn_heads * c->attn_headdim) + (double)c->vocab;
+    if (rows * width * (double)c->layers > 1e17 || (double)o.steps * (double)o.batch * (double)o.seq_len > 4e18)
+        die_usage("%lld steps of %lld sequences (%lld at a time) of %lld tokens are too much to count", (long long)o.steps,
+                  (long long)o.batch, (long long)o.micro, (long long)o.seq_len);
+}
+
 static void print_plan(const struct config *c, const struct backend *be, int64_t rank_rows, int ranks)
 {
     struct params ps;
@@ -188,6 +199,8 @@ static struct ckpt *open_newest(struct comm *comm)
     }
     if (comm->rank == 0)
         rundir_free_list(paths, (int)n);
+    if (n > 0 && !found)
+        die("run '%s': none of its %lld checkpoints can be used; remove them to begin anew", o.run, (long long)n);
     return found;
 }
 
@@ -354,6 +367,8 @@ static int run(int n_args, char **args)
     if (rows % o.micro)
         die_usage("'%lld' of 'micro-batch' does not divide the %lld sequences of a rank", (long long)o.micro,
                   (long long)rows);
+    if (o.warmup < 0)
+        o.warmup = o.steps / 20;
     if (o.warmup >= o.steps)
         die_usage("'%lld' of 'warmup' is not below the %lld steps", (long long)o.warmup, (long long)o.steps);
     struct config c;
@@ -363,6 +378,7 @@ static int run(int n_args, char **args)
     if (n_args == 0 && c.vocab == 0)
         die_usage("no data, and model '%s' has no 'vocab' of its own", o.model);
     adopt_tokenizer(&c, &data.info);
+    check_sizes(&c);
     int threads = threads_set((int)o.threads, comm_local_size());
     const struct backend *be = backend_cpu();
     if (o.dry) {

@@ -13,6 +13,7 @@
 #include "common/base/meter.h"
 #include "common/base/opt.h"
 #include "common/dist/comm.h"
+#include "common/io/set.h"
 #include "common/io/shard.h"
 #include "common/prep/encode.h"
 #include "common/prep/inspect.h"
@@ -244,8 +245,10 @@ static int check_set(const char *dir)
 static int index_main(int n, char **args)
 {
     (void)n;
-    if (err_rank() == 0)
+    if (err_rank() == 0) {
+        set_lock(args[0], true);
         parts_join(args[0], show.index_force);
+    }
     return comm_agree(comm_world(), EXIT_DONE);
 }
 

@@ -7,6 +7,7 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <pthread.h>
+#include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -38,6 +39,7 @@ static void fill_standard_streams(void)
 void err_init(const char *name)
 {
     fill_standard_streams();
+    signal(SIGXFSZ, SIG_IGN); /* a limit on file sizes shows as a failed write, which is answered like a full disk */
     program = name;
     snprintf(who, sizeof who, "%s", name);
 }

@@ -24,6 +24,7 @@
 #include "common/base/mem.h"
 #include "common/base/meter.h"
 #include "common/base/out.h"
+#include "common/base/signals.h"
 
 struct rundir {
     char *run, *path;
@@ -40,7 +41,8 @@ static int64_t number_of(const char *name, const char *prefix, int digits)
     if (strncmp(name, prefix, n) != 0 || len < n + (size_t)digits || len > n + 15 ||
         strspn(name + n, "0123456789") != len - n)
         return -1;
-    return strtoll(name + n, NULL, 10);
+    int64_t v = strtoll(name + n, NULL, 10);
+    return v < INT32_MAX ? v : -1; /* not ours */
 }
 
 static char *inc_path(const char *run, int number) { return xasprintf("%s/inc-%04d", run, number); }
@@ -151,6 +153,8 @@ static void demand_dead(const char *run, int number, double patience)
     note(1, "run '%s': watching incarnation %d of host %s for %.0f s", run, number,
          first.host[0] ? first.host : "?", patience);
     for (double end = now_seconds() + patience; now_seconds() < end;) {
+        if (signals_told())
+            die_code(EXIT_AGAIN, "told to stop while waiting for run '%s'", run);
         double left = end - now_seconds(), nap = left < 0.5 ? left : 0.5;
         struct timespec t = { 0, (long)(nap > 0 ? nap * 1e9 : 0) };
         nanosleep(&t, NULL);
@@ -322,15 +326,26 @@ void rundir_free_list(char **paths, int n)
     free(paths);
 }
 
-struct ckpt *rundir_try_open_ckpt(const char *path)
+static struct ckpt *try_open(const char *dir, bool deep)
+{
+    struct ckpt *c = ckpt_try_open(dir);
+    for (int m = 0; c && deep && m < ckpt_members(c); m++)
+        if (ckpt_try_verify(c, m) < 0) {
+            ckpt_close(c);
+            c = NULL;
+        }
+    return c;
+}
+
+struct ckpt *rundir_try_open_ckpt(const char *path, bool deep)
 {
     if (set_exists(path) || !path_is_dir(path) || newest(path) == 0)
-        return ckpt_try_open(path);
+        return try_open(path, deep);
     char **paths;
     int n = rundir_list(path, &paths);
     struct ckpt *c = NULL;
     for (int i = 0; i < n && !c; i++) {
-        c = ckpt_try_open(paths[i]);
+        c = try_open(paths[i], deep);
         if (!c && n > 1)
             warn("passing over a checkpoint: %s", err_last());
     }

@@ -32,9 +32,10 @@ char *rundir_step_path(const struct rundir *r, int64_t step);
 int rundir_list(const char *run, char ***paths);
 void rundir_free_list(char **paths, int n);
 /* Opens what a user means by a path: a checkpoint's folder, or of a run's folder the newest checkpoint that opens
- * (with a warning for each newer one that does not). NULL with err_last(). */
+ * (with a warning for each newer one that does not). With `deep` the members' checksums are checked as well, as
+ * whoever goes on with the numbers must. NULL with err_last(). */
 struct ckpt;
-struct ckpt *rundir_try_open_ckpt(const char *path) __attribute__((warn_unused_result));
+struct ckpt *rundir_try_open_ckpt(const char *path, bool deep) __attribute__((warn_unused_result));
 /* Keeps the newest `keep` checkpoints (>= 1) of all incarnations, and the newest `keep` of this one (after a resume
  * from an older step the two differ), and removes the others' folders, index first; also folders of dead
  * incarnations' checkpoints that never got an index. Does nothing when this incarnation is not the newest any more. */

@@ -5,11 +5,13 @@
 #include "set.h"
 
 #include <errno.h>
+#include <fcntl.h>
 #include <inttypes.h>
 #include <limits.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/file.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
@@ -25,6 +27,15 @@ static const struct h5_column columns[] = {
     { "xxh3", H5_U64, 1, offsetof(struct set_member, hash) },
 };
 enum { N_COLUMNS = sizeof columns / sizeof *columns };
+
+void set_lock(const char *dir, bool exclusive)
+{
+    int fd = open(dir, O_RDONLY | O_DIRECTORY | O_CLOEXEC); /* stays open: the lock lives as long as the process */
+    if (fd < 0)
+        die_errno("cannot open the folder '%s'", dir);
+    if (flock(fd, (exclusive ? LOCK_EX : LOCK_SH) | LOCK_NB) < 0 && errno == EWOULDBLOCK)
+        die("another process is writing into '%s'", dir);
+}
 
 char *set_index_path(const char *dir) { return path_join(dir, "index.h5"); }
 

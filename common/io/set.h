@@ -32,6 +32,11 @@ bool set_exists(const char *dir);
  * never touched; `dir` holding files but no index is accepted. Not collective: one process calls it. */
 void set_prepare(const char *dir, bool force);
 
+/* Keeps other processes from writing into the folder until this one ends: `exclusive` for a whole set or its index,
+ * shared for parts that several write side by side. Dies when somebody else holds it. On file systems without
+ * locks nothing happens. */
+void set_lock(const char *dir, bool exclusive);
+
 /* Size and checksum of a member that has been renamed into place. Dies on failure. */
 void set_describe(const char *dir, const char *name, struct set_member *m);
 

@@ -80,6 +80,10 @@ int config_try_check(struct config *c)
     }
     if (strchr(c->pattern, '-') && c->d_ff < 1)
         return err_set("'d_ff' is missing (the pattern has -)");
+    double widest = (double)c->d_ff + 2.0 * (double)c->n_heads * (double)(c->headdim + 1) +
+                    2.0 * (double)c->n_groups * (double)c->d_state + (double)c->attn_heads * (double)c->attn_headdim;
+    if ((widest * (double)c->layers + 2.0 * (double)c->vocab) * (double)c->d_model > 1e15)
+        return err_set("the model has over 1e15 parameters");
     return 0;
 }
 

@@ -109,10 +109,13 @@ static void prepare_output(struct job *j, struct comm *c)
         if (is_output(j->files[i].path, o->output))
             die("'%s' is both input and output", j->files[i].path);
     if (!o->dry_run) {
+        if (c->rank == 0) {
+            out_make_dirs(o->output);
+            set_lock(o->output, o->whole);
+        }
         if (c->rank == 0 && o->whole) {
             set_prepare(o->output, o->force);
         } else if (c->rank == 0) {
-            out_make_dirs(o->output);
             if (o->force)
                 parts_drop_index(o->output);
         }

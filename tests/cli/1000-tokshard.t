@@ -249,4 +249,12 @@ ok 'kill -9 at any moment: a whole set or none, and the next run makes it' '
         rm -r killed
     done'
 
+ok 'two at once on one folder: one is refused, or finds it done' '
+    awk "BEGIN { for (i = 0; i < 20000; i++) print i, i * i }" >one.txt; awk "BEGIN { for (i = 0; i < 20000; i++) print i }" >two.txt
+    for k in 1 2 3; do
+        rm -rf er; "$SSM_BIN/tokshard" encode -q --split line -o er one.txt 2>/dev/null & a=$!
+        "$SSM_BIN/tokshard" encode -q --split line -o er two.txt 2>/dev/null & b=$!
+        wait $a; ca=$?; wait $b; cb=$?
+        [ $((ca + cb)) -eq 1 ] && "$SSM_BIN/tokshard" check er || { echo "exit codes $ca $cb"; exit 1; }
+    done'
 done_testing

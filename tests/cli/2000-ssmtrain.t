@@ -60,6 +60,8 @@ ok 'a damaged newest checkpoint is passed over, with a warning' '
     must_exit 75 train2 -o hurt --stop-at 9 && must_exit 75 train2 -o hurt --stop-at 15 &&
     for f in hurt/inc-0002/step-00000015/part-00001*; do truncate -s -100 "$f"; done &&
     train2 -o hurt 2>warn && grep -q "passed over" warn && same whole hurt'
+ok 'when no checkpoint can be used the run does not begin anew' '
+    must_exit 75 train2 -o none --stop-at 3 && rm none/inc-0001/step-*/part-00000* && must_exit 1 train2 -o none 2>err && grep -q "none of its 1 checkpoints" err'
 ok 'only the newest checkpoints are kept' 'train -o keep --save-every 5 --keep 2 && [ "$(find keep -name index.h5 | wc -l)" -eq 2 ]'
 ok '-n prints the plan and writes nothing' '
     "$SSM_BIN/ssmtrain" -n --model mamba2-hybrid-8b --batch 1 --seq-len 4096 >plan 2>err && grep -qx parameters=8654517248 plan && [ ! -s err ]'
@@ -93,9 +95,14 @@ ok 'two runs on one directory: the second is refused' '
     bad 1 "busy" $base -o busy data; rc=$?; kill -TERM $pid; wait $pid; [ $rc -eq 0 ]'
 ok 'a run directory that is a file' 'bad 1 "text.txt" $base -o text.txt data'
 ok 'a batch that the ranks do not divide: one line' 'must_exit 2 $mpi -n 2 "$SSM_BIN/ssmtrain" --model ./tiny.conf --batch 3 -o r data 2>err && one_line err'
+ok 'a limit on file sizes is a failed write' '
+    (ulimit -f 20; must_exit 1 "$SSM_BIN/ssmtrain" -q $base -o limit data 2>err) && one_line err && ! find limit -name "*.tmp.*" | grep -q .'
+ok 'sizes that overflow' 'bad 2 "too much to count" -n --model ./tiny.conf --steps 1000000000000 --batch 16Mi --seq-len 1Gi data'
 ok 'a run that diverges leaves with 93' '
     sed "s/tied = true/tied = true\ninit_std = 10/" tiny.conf >wild.conf && must_exit 93 "$SSM_BIN/ssmtrain" -q --model ./wild.conf --batch 8 --seq-len 64 --steps 2000 --warmup 1 --lr 10 --clip 0 --weight-decay 10 -o wild data 2>err && one_line err && grep -q diverged err'
 if [ "$(id -u)" -eq 0 ] && mkdir -p small && mount -t tmpfs -o size=256k none small 2>/dev/null; then
+    ok 'a full disk under two ranks: exit 1, every time' '
+        for k in 1 2 3 4; do rm -rf small/run; must_exit 1 train2 -o small/run 2>err || { cat err; exit 1; }; done; ! find small -name index.h5 | grep -q .'
     ok 'a full disk: one line, exit 1, no index' '
         must_exit 1 "$SSM_BIN/ssmtrain" -q $base -o small/run data 2>err; one_line err && ! find small -name index.h5 | grep -q .'
     umount small

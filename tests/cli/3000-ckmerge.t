@@ -75,6 +75,9 @@ else
     skip 'the history grows by a line' 'no h5dump'
     skip 'plain HDF5 tools see the whole' 'no h5dump'
 fi
+ok 'a flipped bit is not merged, split or carried on' '
+    cp -r three flip && f=$(ls flip/part-* | head -n 1) && printf "\\377" | dd of="$f" bs=1 seek=5003 conv=notrunc 2>/dev/null &&
+    one_line 1 "checksum" "$C" merge -q -o fm flip && one_line 1 "checksum" "$C" split -q --parts 2 -o fs flip && test ! -e fm/index.h5 && test ! -e fs/index.h5'
 ok '--drop-optimizer leaves the model' '
     quiet merge --drop-optimizer -o model three && "$C" ls model >out && ! grep -q "^optim" out && ! grep -q "^#state" out &&
     ! grep -q "^state" out && test "$(grep -c ^model out)" -eq 6 && quiet compare --model-only model one &&
