@@ -106,8 +106,11 @@ static void read_prompt(struct buf *text)
         die_errno("cannot open '%s'", o.prompt_file);
     char block[4096];
     size_t k;
-    while ((k = fread(block, 1, sizeof block, f)) > 0)
+    while ((k = fread(block, 1, sizeof block, f)) > 0) {
         buf_add(text, block, k);
+        if (text->len > 1 << 26)
+            die("'%s' is longer than a prompt may be (64 MiB)", o.prompt_file);
+    }
     if (ferror(f))
         die_errno("cannot read '%s'", o.prompt_file);
     if (!standard)

@@ -81,7 +81,7 @@ static struct data open_data(int n, char **args)
     d.dirs = xcalloc((size_t)n, sizeof *d.dirs);
     d.sets = xcalloc((size_t)n, sizeof *d.sets);
     for (int i = 0; i < n; i++) {
-        char *at = strrchr(args[i], '@');
+        char *at = path_is_dir(args[i]) ? NULL : strrchr(args[i], '@'); /* a folder's name may hold one */
         d.sets[i].weight = 1;
         if (at && (parse_real(at + 1, &d.sets[i].weight) < 0 || !(d.sets[i].weight > 0)))
             die_usage("'%s' is not a weight above 0 in '%s'", at + 1, args[i]);
@@ -220,6 +220,8 @@ static void check_resume(const struct ckpt *c, const struct config *config, cons
     if (!attrs_equal(&mine, ckpt_config(c)))
         die("'%s' is a checkpoint of another model: %s", ckpt_dir(c), err_last());
     attrs_free(&mine);
+    if (ckpt_state(c)->n == 0)
+        die("'%s' holds a model without the state of a run", ckpt_dir(c));
     identity(&mine, d);
     for (size_t i = 0; i < mine.n; i++) {
         struct attrs one = { .a = &mine.a[i], .n = 1 };
@@ -364,6 +366,8 @@ static int run(int n_args, char **args)
         die_usage("'%lld' of 'batch' is not a multiple of the %d ranks", (long long)o.batch, comm->size);
     int64_t rows = o.batch / comm->size;
     o.micro = o.micro ? o.micro : rows;
+    if (o.min_lr > o.lr)
+        die_usage("'%g' of 'min-lr' is above '%g' of 'lr'", o.min_lr, o.lr);
     if (rows % o.micro)
         die_usage("'%lld' of 'micro-batch' does not divide the %lld sequences of a rank", (long long)o.micro,
                   (long long)rows);

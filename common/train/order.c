@@ -40,6 +40,10 @@ static void fill_quotas(struct order *o, const struct order_set *sets)
     }
     for (int d = 0; d < o->sets; d++)
         o->set[d].share = (double)o->set[d].quota / (double)o->round;
+    for (int d = 0; d < o->sets && o->mode == ORDER_STREAM; d++)
+        if (o->set[d].windows < o->set[d].quota)
+            die_usage("data set %d has %lld windows, too few for its %lld rows of a stream", d + 1,
+                      (long long)o->set[d].windows, (long long)o->set[d].quota);
 }
 
 /* Spreads the sets evenly over the round: each place goes to the set that lags its quota most. */

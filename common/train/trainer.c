@@ -93,7 +93,7 @@ struct step_report trainer_step(struct trainer *t, const struct loaded *b, doubl
     r.grad_norm = sqrt(n->be->sumsq(n->grads, n->ps.slab)) / count;
     if (!isfinite(r.loss) || !isfinite(r.grad_norm))
         die_code(EXIT_STAY, "step %lld: the run has diverged (loss %g, gradient norm %g)", (long long)t->step + 1,
-                 r.loss, r.grad_norm);
+                 fabs(r.loss), fabs(r.grad_norm)); /* not "-nan" */
     double clip = t->opt.clip > 0 && r.grad_norm > t->opt.clip ? t->opt.clip / r.grad_norm : 1;
     t->step++;
     t->samples += t->opt.batch;
