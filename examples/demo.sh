@@ -49,13 +49,16 @@ else
     prompt='The '
     seen=$(printf '%s' "$corpus" | cksum | tr -d ' ')
 fi
+# Some hundred thousand bytes held out, or a tenth of a small text.
+# shellcheck disable=SC2086
+valid=$(cat $corpus | wc -c | awk '{ print ($1 > 4e6 ? 0.01 : 0.1) }')
 work=$demo/$model-$seen
 mkdir -p "$work"
 cat >"$work/demo.conf" <<CONF
 work     = $work
 input    = $corpus
 encode   = $split
-valid    = 0.01
+valid    = $valid
 ranks    = 2
 model    = $model
 train    = --steps $steps --batch 8 --seq-len 512 --lr 4e-3 --save-every 250 --log-every 10
