@@ -46,16 +46,23 @@ static void *must_alloc(const struct backend *be, int64_t floats, const char *wh
 
 /* ---- the net ---- */
 
+/* Index of each layer's first parameter; free it. */
+static int *first_params(const struct params *ps, int64_t layers)
+{
+    int *first = xcalloc((size_t)layers + 1, sizeof *first);
+    for (int i = (int)ps->n - 1; i >= 0; i--)
+        if (ps->p[i].layer >= 0)
+            first[ps->p[i].layer] = i;
+    return first;
+}
+
 struct net *net_create(const struct config *c, const struct backend *be, bool train)
 {
     struct net *n = xcalloc(1, sizeof *n);
     n->be = be;
     n->c = *c;
     params_init(&n->ps, c);
-    n->first = xcalloc((size_t)c->layers + 1, sizeof *n->first);
-    for (int i = (int)n->ps.n - 1; i >= 0; i--)
-        if (n->ps.p[i].layer >= 0)
-            n->first[n->ps.p[i].layer] = i;
+    n->first = first_params(&n->ps, c->layers);
     n->weights = must_alloc(be, n->ps.slab, "weights");
     if (train)
         n->grads = must_alloc(be, n->ps.slab, "gradients");
@@ -197,10 +204,7 @@ struct net_memory net_memory(const struct config *c, const struct backend *be, i
 {
     struct params ps;
     params_init(&ps, c);
-    int *first = xcalloc((size_t)c->layers + 1, sizeof *first);
-    for (int i = (int)ps.n - 1; i >= 0; i--)
-        if (ps.p[i].layer >= 0)
-            first[ps.p[i].layer] = i;
+    int *first = first_params(&ps, c->layers);
     struct slots *slots = xcalloc((size_t)c->layers, sizeof *slots);
     struct need need = measure(c, &ps, first, be, B, T, train, 0, slots);
     int64_t M = B * T, F = sizeof(float);

@@ -23,8 +23,13 @@ struct ckpt_tensor *weights_list(const struct net *n, const char *group)
 static void refuse_surplus(const struct net *n, const struct ckpt *c, const char *group,
                            const struct ckpt_tensor *known)
 {
-    size_t prefix = strlen(group);
+    size_t prefix = strlen(group), have = 0;
     for (int i = 0; i < ckpt_tensors(c); i++) {
+        const char *name = ckpt_tensor(c, i)->name;
+        have += strncmp(name, group, prefix) == 0 && name[prefix] == '/';
+    }
+    /* The caller finds every tensor that is missing; then only more of them can hide a stranger. */
+    for (int i = 0; have > n->ps.n && i < ckpt_tensors(c); i++) {
         const char *name = ckpt_tensor(c, i)->name;
         bool ours = strncmp(name, group, prefix) != 0 || name[prefix] != '/';
         for (size_t k = 0; k < n->ps.n && !ours; k++)

@@ -142,6 +142,7 @@ MK=${SSM_TESTS:-$SSM_BIN/../tests}
 ok 'a checkpoint that is no model' '
     "$MK/mkckpt" strange 1 1 && says 1 "strange" ppl strange data && says 1 "strange" generate strange'
 other() { rm -rf other && cp -r model other && "$MK/mkother" other "$@"; }
+ok 'tensors that the model has no place for are refused' 'other pattern=M && says 1 "that the model does not have" ppl other data'
 ok 'a model of another tokenizer is refused' '
     other tokenizer_hash=0123456789abcdef && says 1 "0123456789abcdef" ppl other data && says 1 "0123456789abcdef" generate other &&
     other tokenizer=klingon && says 1 "klingon" generate other &&
