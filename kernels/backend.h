@@ -49,18 +49,31 @@ static inline struct tensor tensor_f32(const float *p, int64_t ld)
     return (struct tensor){ (void *)(uintptr_t)p, ld, F32 };
 }
 
-/* c [M,N] = or += op(a) op(b): op(a) [M,K], op(b) [K,N]; a transposed operand is stored [K,M] or [N,K].
- * A linear layer's forward is trans_b (weights are stored [out,in]). */
+/* c [M,N] = op(a) op(b) + add + bias: op(a) [M,K], op(b) [K,N]; a transposed operand is stored [K,M], [N,K].
+ * A linear layer's forward is trans_b (weights are stored [out,in]); `add` fuses the residual stream into it.
+ * batch > 1: so many products, whose operands begin step_x elements apart (a block-diagonal linear layer). */
 struct matmul {
     int64_t M, N, K;
     bool trans_a, trans_b;
-    bool accumulate;            /* c += rather than c = */
     struct tensor a, b, c;
+    struct tensor add;          /* [M,N] or absent; may be c: c += op(a) op(b). In a batch steps as c */
+    struct tensor bias;         /* [N] or absent; the bias of a batch is [batch,N], N apart */
+    int64_t batch;              /* 0 is 1 */
+    int64_t step_a, step_b, step_c;
 };
 
-/* y[m] = table[ids[m]];  dtable[ids[m]] += dy[m] */
+/* y[c] += sum over m of x[m,c]: the gradient of a bias */
+struct colsum {
+    int64_t M, D;
+    struct tensor x;            /* [M,D] */
+    struct tensor y;            /* += [D] */
+    void *work;
+};
+
+/* y[m] = scale table[ids[m]];  dtable[ids[m]] += scale dy[m] */
 struct embed {
     int64_t M, D, V;
+    double scale;               /* 0 is 1 */
     const int32_t *ids;         /* [M], 0 <= id < V */
     struct tensor table;        /* [V,D] */
     struct tensor y;            /* = [M,D] */
@@ -68,18 +81,25 @@ struct embed {
     struct tensor dtable;       /* += [V,D] */
 };
 
-/* RMSNorm (Zhang & Sennrich 2019, eq. 4): y = w x r,  r = 1/sqrt(mean(x^2) + eps). */
-struct rmsnorm {
+/* The norms in front of sub-layers, by row:
+ *   y = w (x - mean) r + bias,  r = 1/sqrt(mean((x - mean)^2) + eps)
+ * RMSNorm (Zhang & Sennrich 2019, eq. 4) has mean = 0; LayerNorm (Ba et al. 2016, eq. 4) centers. With `plus_one` the
+ * stored weight is that of the formula minus 1 (RecurrentGemma's zero-centred RMSNorm, Megatron's LayerNorm-1p). */
+struct norm {
     int64_t M, D;
     double eps;
+    bool center, plus_one;
     struct tensor x;            /* [M,D] */
     struct tensor w;            /* [D] */
+    struct tensor bias;         /* [D] or absent */
     struct tensor y;            /* = [M,D] */
     float *rstd;                /* = [M], saved for the backward pass */
+    float *mean;                /* = [M], saved; only with center */
     struct tensor dy;           /* [M,D] */
     struct tensor dx;           /* = [M,D], or += with accumulate_dx (dx may be dy only when !accumulate_dx) */
     bool accumulate_dx;
     struct tensor dw;           /* += [D] */
+    struct tensor dbias;        /* += [D] or absent */
     void *work;
 };
 
@@ -148,16 +168,84 @@ struct ssd {
     /* step (T = 1): h0 [B*H*P,N] is read and updated in place (hT is not used) */
 };
 
+/* Selective scan, Mamba-1 (Gu & Dao 2023, alg. 2), per channel c with a state of N numbers:
+ *   dt = softplus(dt_raw + dt_bias),  a[n] = -exp(A_log[c,n])
+ *   S[t,n] = exp(dt a[n]) S[t-1,n] + dt x[t] B[t,n]        S[t-1] = 0 at the start of a document
+ *   y[t] = sum_n S[t,n] C[t,n] + D x[t]
+ * The backward pass makes the states again from those that entered each chunk of Q tokens. */
+struct scan {
+    int64_t B, T, C, N, Q;
+    const int32_t *start;       /* [B,T] or NULL */
+    struct tensor x;            /* [B*T,C] */
+    struct tensor dt_raw;       /* [B*T,C], without dt_bias */
+    struct tensor Bm, Cm;       /* [B*T,N] */
+    struct tensor A_log;        /* [C,N], always fp32 */
+    struct tensor dt_bias, D;   /* [C], always fp32 */
+    struct tensor h0;           /* [B*C,N] fp32 or absent: the state before the row */
+    struct tensor y;            /* = [B*T,C] */
+    struct tensor hT;           /* = [B*C,N] fp32 or absent: the state after the row; may be h0 */
+    float *states;              /* = [B,ceil(T/Q),C,N], the state that enters each chunk; saved; NULL in a forward
+                                 * pass without backward */
+    struct tensor dy;           /* [B*T,C] */
+    struct tensor dhT;          /* [B*C,N] or absent */
+    struct tensor dx;           /* = [B*T,C] */
+    struct tensor ddt_raw;      /* = [B*T,C] */
+    struct tensor dBm, dCm;     /* = [B*T,N] */
+    struct tensor ddt_bias, dA_log, dD; /* += [C], [C,N], [C] */
+    struct tensor dh0;          /* = [B*C,N] or absent */
+    void *work;
+    /* step (T = 1): h0 is read and updated in place (hT is not used) */
+};
+
+/* Real-gated linear recurrent unit, Griffin (De et al. 2024, eq. 1-6), per channel; the gates' linears came before:
+ *   r = sigmoid(gate_a),  i = sigmoid(gate_x),  log a = -8 r softplus(a_param),  m = sqrt(1 - a^2)
+ *   h[t] = a h[t-1] + m i x[t]
+ * The first token of a document has a = 0 and m = 1, and so has the first of a row without h0. In the backward
+ * pass the square root's derivative is cut off: d sqrt(u)/du = 1/sqrt(max(4 u, 1e-6)), as recurrentgemma does. */
+struct rglru {
+    int64_t B, T, C;
+    const int32_t *start;       /* [B,T] or NULL */
+    struct tensor x, gate_x, gate_a; /* [B*T,C] */
+    struct tensor a_param;      /* [C], always fp32 */
+    struct tensor h0;           /* [B,C] fp32 or absent */
+    struct tensor y;            /* = [B*T,C], h; the backward pass reads it */
+    struct tensor hT;           /* = [B,C] fp32 or absent; may be h0 */
+    struct tensor dy;           /* [B*T,C] */
+    struct tensor dhT;          /* [B,C] or absent */
+    struct tensor dx, dgate_x, dgate_a; /* = [B*T,C] */
+    struct tensor da_param;     /* += [C] */
+    struct tensor dh0;          /* = [B,C] or absent */
+    void *work;
+    /* step (T = 1): h0 is read and updated in place (hT is not used); the token continues its document */
+};
+
+/* Rotary position embedding (Su et al. 2021, eq. 34, pairs as in GPT-NeoX), in place, of the first R dimensions
+ * of each head: (x[i], x[i+R/2]) turns by the angle pos base^(-2i/R), i < R/2. The position of token t is
+ * t - start[t]; where start is NULL or says "before everything" (below -(1 << 29)) it is pos0 + t: attention sees
+ * differences only. */
+struct rope {
+    int64_t B, T, H, hd, R;     /* R even, <= hd */
+    int64_t rows;               /* rows between two sequences in x; 0 is T */
+    int64_t pos0;
+    double base;
+    bool inverse;               /* turns back: the gradient */
+    const int32_t *start;       /* [B,T] or NULL */
+    struct tensor x;            /* [B*rows,H*hd], in place */
+};
+
 /* Causal attention with grouped keys and values (GQA), in tiles, never T x S scores in memory
  * (Dao et al. 2022, alg. 1; backward: Dao 2023, alg. 2):
  *   query t stands at key position q0+t and sees the keys k of its document with k <= q0+t, that is
- *   k - q0 >= start[t];  o = softmax(scale q k^T) v. Query head h uses key head h/(Hq/Hkv). */
+ *   k - q0 >= start[t], and with a window only the last `window` of them, itself counted;
+ *   o = softmax(f(scale q k^T)) v,  f(s) = s, or softcap tanh(s/softcap). Query head h uses key head h/(Hq/Hkv). */
 struct attn {
     int64_t B, T, S;            /* queries and keys of each sequence, S = q0+T */
     int64_t q0;                 /* keys before the first query */
     int64_t Smax;               /* rows between two sequences in k, v (>= S) */
     int64_t Hq, Hkv, hd;        /* Hkv divides Hq */
+    int64_t window;             /* 0: no window */
     double scale;               /* usually 1/sqrt(hd) */
+    double softcap;             /* 0: none */
     const int32_t *start;       /* [B,T] or NULL: all keys up to the query's own count */
     struct tensor q;            /* [B*T,Hq*hd] */
     struct tensor k, v;         /* [B*Smax,Hkv*hd] */
@@ -167,27 +255,34 @@ struct attn {
     struct tensor dq;           /* = [B*T,Hq*hd] */
     struct tensor dk, dv;       /* = [B*Smax,Hkv*hd], rows < S of each sequence */
     void *work;
-    /* step: T = 1; sequence b attends to its first S keys (the newest included) */
+    /* step: T = 1; k and v are rings: key j of a sequence lies in its row j % Smax. The query sees the sequence's S
+     * keys, the newest included, or with a window the last of them; S may exceed Smax when Smax >= window > 0. */
 };
 
-enum act { ACT_GELU, ACT_GELU_TANH, ACT_RELU2, ACT_SILU };
-/* gelu x Phi(x) by erf; its tanh approximation (Hendrycks & Gimpel 2016); relu(x)^2; x sigmoid(x) */
+enum act { ACT_GELU, ACT_GELU_TANH, ACT_RELU2, ACT_SILU, ACT_SOFTCAP };
+/* y = f(x) u.  gelu x Phi(x) by erf; its tanh approximation (Hendrycks & Gimpel 2016); relu(x)^2; x sigmoid(x);
+ * cap tanh(x/cap). With u: gated linear units (Shazeer 2020: SwiGLU, GeGLU), and Mamba-1's and Griffin's gates. */
 struct activation {
     enum act kind;
     int64_t M, D;
+    double cap;                 /* ACT_SOFTCAP */
     struct tensor x;            /* [M,D] */
+    struct tensor u;            /* [M,D] or absent (1) */
     struct tensor y;            /* = [M,D]; may be x in a forward pass without backward */
     struct tensor dy;           /* [M,D] */
     struct tensor dx;           /* = [M,D]; may be dy */
+    struct tensor du;           /* = [M,D], with u */
 };
 
 /* Linear head and softmax cross-entropy in one, a block of rows at a time (never all logits):
- *   z = x w^T over the first V rows of w,  loss[m] = logsumexp(z) - z[target[m]]
+ *   z = f(x w^T) over the first V rows of w, f(s) = s or softcap tanh(s/softcap)
+ *   loss[m] = logsumexp(z) - z[target[m]]
  * Rows whose target is negative are left out: loss 0, gradient 0.
- * With dx: also  dx = (softmax(z) - onehot) w,  dw += (softmax(z) - onehot)^T x,  summed over the
+ * With dx: also  dx = e w,  dw += e^T x,  e = (softmax(z) - onehot) f',  summed over the
  * rows, not averaged (the optimizer divides by the number of targets of the whole batch). */
 struct xent {
     int64_t M, D, V;            /* V: real vocabulary; padded rows of w beyond it take no part */
+    double softcap;             /* 0: none */
     const int32_t *target;      /* [M] */
     struct tensor x;            /* [M,D] */
     struct tensor w;            /* [>=V,D] */
@@ -207,7 +302,7 @@ struct adamw {
     float *p, *m, *v;           /* updated in place */
 };
 
-#define BACKEND_VERSION 1
+#define BACKEND_VERSION 2
 
 struct backend {
     int version;
@@ -223,11 +318,13 @@ struct backend {
     const char *(*sync)(void);                  /* NULL, or the text of the first error since the last call */
 
     void (*matmul)(const struct matmul *);
+    size_t (*colsum_work)(const struct colsum *);
+    void (*colsum)(const struct colsum *);
     void (*embed_fwd)(const struct embed *);
     void (*embed_bwd)(const struct embed *);
-    size_t (*rmsnorm_work)(const struct rmsnorm *);
-    void (*rmsnorm_fwd)(const struct rmsnorm *);
-    void (*rmsnorm_bwd)(const struct rmsnorm *);
+    size_t (*norm_work)(const struct norm *);
+    void (*norm_fwd)(const struct norm *);
+    void (*norm_bwd)(const struct norm *);
     size_t (*gatednorm_work)(const struct gatednorm *);
     void (*gatednorm_fwd)(const struct gatednorm *);
     void (*gatednorm_bwd)(const struct gatednorm *);
@@ -239,6 +336,15 @@ struct backend {
     void (*ssd_fwd)(const struct ssd *);
     void (*ssd_bwd)(const struct ssd *);
     void (*ssd_step)(const struct ssd *);
+    size_t (*scan_work)(const struct scan *);   /* of forward and backward, whichever is more */
+    void (*scan_fwd)(const struct scan *);
+    void (*scan_bwd)(const struct scan *);
+    void (*scan_step)(const struct scan *);
+    size_t (*rglru_work)(const struct rglru *);
+    void (*rglru_fwd)(const struct rglru *);
+    void (*rglru_bwd)(const struct rglru *);
+    void (*rglru_step)(const struct rglru *);
+    void (*rope)(const struct rope *);
     size_t (*attn_work)(const struct attn *);
     void (*attn_fwd)(const struct attn *);
     void (*attn_bwd)(const struct attn *);

@@ -17,11 +17,13 @@
 #include "backend.h"
 
 void cpu_matmul(const struct matmul *a);
+size_t cpu_colsum_work(const struct colsum *a);
+void cpu_colsum(const struct colsum *a);
 void cpu_embed_fwd(const struct embed *a);
 void cpu_embed_bwd(const struct embed *a);
-size_t cpu_rmsnorm_work(const struct rmsnorm *a);
-void cpu_rmsnorm_fwd(const struct rmsnorm *a);
-void cpu_rmsnorm_bwd(const struct rmsnorm *a);
+size_t cpu_norm_work(const struct norm *a);
+void cpu_norm_fwd(const struct norm *a);
+void cpu_norm_bwd(const struct norm *a);
 size_t cpu_gatednorm_work(const struct gatednorm *a);
 void cpu_gatednorm_fwd(const struct gatednorm *a);
 void cpu_gatednorm_bwd(const struct gatednorm *a);
@@ -33,6 +35,15 @@ size_t cpu_ssd_work(const struct ssd *a);
 void cpu_ssd_fwd(const struct ssd *a);
 void cpu_ssd_bwd(const struct ssd *a);
 void cpu_ssd_step(const struct ssd *a);
+size_t cpu_scan_work(const struct scan *a);
+void cpu_scan_fwd(const struct scan *a);
+void cpu_scan_bwd(const struct scan *a);
+void cpu_scan_step(const struct scan *a);
+size_t cpu_rglru_work(const struct rglru *a);
+void cpu_rglru_fwd(const struct rglru *a);
+void cpu_rglru_bwd(const struct rglru *a);
+void cpu_rglru_step(const struct rglru *a);
+void cpu_rope(const struct rope *a);
 size_t cpu_attn_work(const struct attn *a);
 void cpu_attn_fwd(const struct attn *a);
 void cpu_attn_bwd(const struct attn *a);

@@ -11,7 +11,7 @@
 #include "cpu.h"
 #include "vmath.h"
 
-#define LEAST 32 /* rows of a piece, as in rmsnorm.c */
+#define LEAST 32 /* rows of a piece, as in norm.c */
 
 size_t cpu_gatednorm_work(const struct gatednorm *a)
 {

@@ -121,6 +121,6 @@ void cpu_xent(const struct xent *a)
                                      .b = a->w,
                                      .c = tensor_f32(cpu_row(&a->dx, m0), a->dx.ld) });
         cpu_matmul(&(struct matmul){
-            .M = a->V, .N = a->D, .K = n, .trans_a = true, .accumulate = true, .a = zt, .b = x, .c = a->dw });
+            .M = a->V, .N = a->D, .K = n, .trans_a = true, .a = zt, .b = x, .c = a->dw, .add = a->dw });
     }
 }

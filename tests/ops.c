@@ -311,7 +311,7 @@ int main(int argc, char **argv)
         T(test_sumsq),
         T(test_vmath),
         T(test_act),
-        T(test_rmsnorm),
+        T(test_norm),
         T(test_gatednorm),
         T(test_norm_nan),
         T(test_norm_threads),

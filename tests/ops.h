@@ -74,7 +74,7 @@ void test_sumsq(void **state);
 
 void test_vmath(void **state);
 void test_act(void **state);
-void test_rmsnorm(void **state);
+void test_norm(void **state);
 void test_gatednorm(void **state);
 void test_norm_nan(void **state);
 void test_norm_threads(void **state);

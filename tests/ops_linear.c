@@ -12,34 +12,46 @@
  * order sqrt(K) itself, so a constant does. */
 #define TOL 2e-6
 
-static void one_matmul(int64_t M, int64_t N, int64_t K, int kind, int64_t pad)
+/* kind: bits 0 and 1 transpose, bit 2 adds to c, bit 3 adds another matrix, bit 4 a bias; batch: products that lie in
+ * columns of a and c beside each other, as a block-diagonal layer has them. */
+static void one_matmul(int64_t M, int64_t N, int64_t K, int kind, int64_t pad, int64_t batch)
 {
-    bool ta = kind & 1, tb = kind & 2, acc = kind & 4;
-    struct mat *a = ta ? mat_rand(K, M, pad, -1, 1) : mat_rand(M, K, pad, -1, 1);
-    struct mat *b = tb ? mat_rand(N, K, pad, -1, 1) : mat_rand(K, N, pad, -1, 1);
-    struct mat *c = acc ? mat_rand(M, N, pad, -1, 1) : mat_new(M, N, pad);
-    struct mat *base = acc ? mat_copy(c) : NULL, *ref = mat_new(M, N, 0);
+    bool ta = kind & 1, tb = kind & 2, acc = kind & 4, other = kind & 8, biased = kind & 16;
+    int64_t ka = (ta ? M : K), kb = (tb ? N * K : K * N);
+    struct mat *a = mat_rand(ta ? K : M, ka * batch, pad, -1, 1);
+    struct mat *b = mat_rand(batch * (tb ? N : K), tb ? K : N, 0, -1, 1);
+    struct mat *c = acc ? mat_rand(M, N * batch, pad, -1, 1) : mat_new(M, N * batch, pad);
+    struct mat *base = acc ? mat_copy(c) : NULL, *ref = mat_new(M, N * batch, 0);
+    struct mat *add = other ? mat_rand(M, N * batch, pad + 2, -1, 1) : NULL;
+    struct mat *bias = biased ? mat_rand(1, N * batch, 0, -1, 1) : NULL;
     char what[100];
 
-    for (int64_t m = 0; m < M; m++)
-        for (int64_t n = 0; n < N; n++) {
-            double sum = 0;
+    for (int64_t i = 0; i < batch; i++)
+        for (int64_t m = 0; m < M; m++)
+            for (int64_t n = 0; n < N; n++) {
+                const double *pa = a->d + i * ka, *pb = b->d + i * kb;
+                double sum = (other ? add->d[m * N * batch + i * N + n] : 0) + (biased ? bias->d[i * N + n] : 0);
 
-            for (int64_t k = 0; k < K; k++)
-                sum += (ta ? a->d[k * M + m] : a->d[m * K + k]) * (tb ? b->d[n * K + k] : b->d[k * N + n]);
-            ref->d[m * N + n] = sum;
-        }
+                for (int64_t k = 0; k < K; k++)
+                    sum += pa[ta ? k * ka * batch + m : m * ka * batch + k] * (tb ? pb[n * K + k] : pb[k * N + n]);
+                ref->d[m * N * batch + i * N + n] = sum;
+            }
     ops_be->matmul(&(struct matmul){ .M = M,
                                      .N = N,
                                      .K = K,
                                      .trans_a = ta,
                                      .trans_b = tb,
-                                     .accumulate = acc,
+                                     .batch = batch,
+                                     .step_a = ka,
+                                     .step_b = kb,
+                                     .step_c = N,
+                                     .add = acc ? mat_tensor(c) : mat_tensor(add),
+                                     .bias = mat_tensor(bias),
                                      .a = mat_tensor(a),
                                      .b = mat_tensor(b),
                                      .c = mat_tensor(c) });
-    snprintf(what, sizeof(what), "matmul %lldx%lldx%lld ta%d tb%d acc%d", (long long)M, (long long)N,
-             (long long)K, ta, tb, acc);
+    snprintf(what, sizeof(what), "matmul %lldx%lldx%lld batch %lld kind %d", (long long)M, (long long)N,
+             (long long)K, (long long)batch, kind);
     mat_close(what, c, base, ref->d, TOL);
 }
 
@@ -50,9 +62,11 @@ void test_matmul(void **state)
 
     (void)state;
     ops_seed(1);
-    for (int kind = 0; kind < 8; kind++) {
+    for (int kind = 0; kind < 32; kind++) {
+        if ((kind & 12) == 12)
+            continue; /* one matrix is added, not two */
         for (size_t i = 0; i < sizeof(shape) / sizeof(shape[0]); i++)
-            one_matmul(shape[i][0], shape[i][1], shape[i][2], kind, i % 2 ? 3 : 0);
+            one_matmul(shape[i][0], shape[i][1], shape[i][2], kind, i % 2 ? 3 : 0, 1 + (int64_t)(i % 3));
         ops_teardown(NULL);
     }
 }

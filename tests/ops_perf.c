@@ -69,8 +69,8 @@ static struct tensor rnd(int64_t rows, int64_t cols, double lo, double hi)
 CALL(call_matmul, matmul, matmul)
 CALL(call_embed_fwd, embed, embed_fwd)
 CALL(call_embed_bwd, embed, embed_bwd)
-CALL(call_rmsnorm_fwd, rmsnorm, rmsnorm_fwd)
-CALL(call_rmsnorm_bwd, rmsnorm, rmsnorm_bwd)
+CALL(call_norm_fwd, norm, norm_fwd)
+CALL(call_norm_bwd, norm, norm_bwd)
 CALL(call_gatednorm_fwd, gatednorm, gatednorm_fwd)
 CALL(call_gatednorm_bwd, gatednorm, gatednorm_bwd)
 CALL(call_conv1d_fwd, conv1d, conv1d_fwd)
@@ -132,7 +132,7 @@ static void perf_layer(int64_t T, int64_t D, int64_t H, int64_t P, int64_t N, in
     double ssd_b = t * (double)H * (2 * (tile + 1) * (double)P + 10.0 * (double)(N * P)) +
                    2 * t * (tile + 1) * (double)N;
     char shape[64];
-    struct rmsnorm rms = { .M = T,
+    struct norm rms = { .M = T,
                            .D = D,
                            .eps = 1e-5,
                            .x = rnd(T, D, -1, 1),
@@ -206,9 +206,9 @@ static void perf_layer(int64_t T, int64_t D, int64_t H, int64_t P, int64_t N, in
 
     snprintf(shape, sizeof(shape), "T %lld D %lld", (long long)T, (long long)D);
     rms.rstd = ops_bytes((size_t)T * sizeof(float));
-    rms.work = ops_bytes(ops_be->rmsnorm_work(&rms));
-    report("rmsnorm_fwd", shape, fastest(call_rmsnorm_fwd, &rms), 0, 8 * t * (double)D);
-    report("rmsnorm_bwd", shape, fastest(call_rmsnorm_bwd, &rms), 0, 12 * t * (double)D);
+    rms.work = ops_bytes(ops_be->norm_work(&rms));
+    report("norm_fwd", shape, fastest(call_norm_fwd, &rms), 0, 8 * t * (double)D);
+    report("norm_bwd", shape, fastest(call_norm_bwd, &rms), 0, 12 * t * (double)D);
 
     snprintf(shape, sizeof(shape), "T %lld D %lld", (long long)T, (long long)E);
     gn.rstd = ops_bytes((size_t)T * sizeof(float));

@@ -125,7 +125,7 @@ void test_act(void **state)
 }
 
 struct norm_case {
-    int64_t M, D, G; /* G = 0: rmsnorm */
+    int64_t M, D, G; /* G = 0: norm */
     double eps;
     struct mat *x, *z, *w, *y, *dy, *dx, *dz, *dw, *base, *rstd;
 };
@@ -169,9 +169,9 @@ static struct norm_case make_norm(int64_t M, int64_t D, int64_t G, int64_t pad)
     return c;
 }
 
-static struct rmsnorm rms_args(const struct norm_case *c)
+static struct norm rms_args(const struct norm_case *c)
 {
-    struct rmsnorm a = { .M = c->M,
+    struct norm a = { .M = c->M,
                          .D = c->D,
                          .eps = c->eps,
                          .x = mat_tensor(c->x),
@@ -182,7 +182,7 @@ static struct rmsnorm rms_args(const struct norm_case *c)
                          .dx = mat_tensor(c->dx),
                          .dw = mat_tensor(c->dw) };
 
-    a.work = ops_bytes(ops_be->rmsnorm_work(&a));
+    a.work = ops_bytes(ops_be->norm_work(&a));
     return a;
 }
 
@@ -209,7 +209,7 @@ static struct gatednorm gated_args(const struct norm_case *c)
 /* Sums over D (and M for dw) of floats, relative to the largest element */
 #define NORM_TOL 3e-6
 
-void test_rmsnorm(void **state)
+void test_norm(void **state)
 {
     static const int64_t shape[][3] = { { 1, 2, 0 }, { 1, 7, 0 }, { 37, 33, 3 }, { 130, 96, 0 } };
 
@@ -217,28 +217,28 @@ void test_rmsnorm(void **state)
     ops_seed(11);
     for (size_t i = 0; i < sizeof(shape) / sizeof(shape[0]); i++) {
         struct norm_case c = make_norm(shape[i][0], shape[i][1], 0, shape[i][2]);
-        struct rmsnorm a = rms_args(&c);
+        struct norm a = rms_args(&c);
         struct mat *first, *into = mat_rand(c.M, c.D, 1, -1, 1), *before = mat_copy(into);
 
-        ops_be->rmsnorm_fwd(&a);
+        ops_be->norm_fwd(&a);
         norm_loss(&c);
-        mat_close("rmsnorm y", c.y, NULL, c.y->d, NORM_TOL);
-        mat_close("rmsnorm rstd", c.rstd, NULL, c.rstd->d, NORM_TOL);
-        ops_be->rmsnorm_bwd(&a);
-        mat_check_grad("rmsnorm x", norm_loss, &c, c.x, c.dx, NULL, 60, NORM_TOL);
-        mat_check_grad("rmsnorm w", norm_loss, &c, c.w, c.dw, c.base, 60, NORM_TOL);
+        mat_close("norm y", c.y, NULL, c.y->d, NORM_TOL);
+        mat_close("norm rstd", c.rstd, NULL, c.rstd->d, NORM_TOL);
+        ops_be->norm_bwd(&a);
+        mat_check_grad("norm x", norm_loss, &c, c.x, c.dx, NULL, 60, NORM_TOL);
+        mat_check_grad("norm w", norm_loss, &c, c.w, c.dw, c.base, 60, NORM_TOL);
         first = mat_copy(c.dx);
         a.dx = mat_tensor(into);
         a.accumulate_dx = true;
-        ops_be->rmsnorm_bwd(&a);
+        ops_be->norm_bwd(&a);
         for (int64_t m = 0; m < c.M; m++)
             for (int64_t k = 0; k < c.D; k++)
                 first->d[m * c.D + k] = first->f[m * first->ld + k];
-        mat_close("rmsnorm dx accumulated", into, before, first->d, 1e-6);
+        mat_close("norm dx accumulated", into, before, first->d, 1e-6);
         a.accumulate_dx = false;
         a.dx = a.dy; /* in place */
-        ops_be->rmsnorm_bwd(&a);
-        mat_same_bits("rmsnorm dx in place of dy", c.dy, first);
+        ops_be->norm_bwd(&a);
+        mat_same_bits("norm dx in place of dy", c.dy, first);
     }
 }
 
@@ -269,14 +269,14 @@ void test_norm_nan(void **state)
 {
     struct norm_case c;
     struct gatednorm g;
-    struct rmsnorm a;
+    struct norm a;
 
     (void)state;
     ops_seed(13);
     c = make_norm(3, 40, 2, 0);
     c.x->f[c.x->ld + 3] = NAN;
     a = rms_args(&c);
-    ops_be->rmsnorm_fwd(&a);
+    ops_be->norm_fwd(&a);
     assert_false(isnan(c.y->f[0]));
     for (int64_t k = 0; k < c.D; k++)
         assert_true(isnan(c.y->f[c.y->ld + k]));
@@ -301,7 +301,7 @@ void test_norm_threads(void **state)
     for (int n = 1; n <= 3; n++) {
         struct norm_case c;
         struct gatednorm g;
-        struct rmsnorm a;
+        struct norm a;
 
         ops_seed(14);
         omp_set_num_threads(n);
@@ -310,8 +310,8 @@ void test_norm_threads(void **state)
         ops_be->gatednorm_fwd(&g);
         ops_be->gatednorm_bwd(&g);
         a = rms_args(&c);
-        ops_be->rmsnorm_fwd(&a);
-        ops_be->rmsnorm_bwd(&a);
+        ops_be->norm_fwd(&a);
+        ops_be->norm_bwd(&a);
         if (kept[0]) {
             mat_same_bits("y", c.y, kept[0]);
             mat_same_bits("dw", c.dw, kept[1]);

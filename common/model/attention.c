@@ -63,11 +63,11 @@ static size_t work(const struct pass *p)
 {
     struct pass longest = *p; /* a cache may be full when the scratch is needed */
     longest.pos = p->room > p->T ? p->room - p->T : 0;
-    struct rmsnorm n = pre_norm(p);
+    struct norm n = pre_norm(p);
     struct attn a = attn_op(&longest);
     a.S = a.Smax = p->room > p->T ? p->room : p->T;
     a.q0 = a.S - a.T;
-    size_t x = p->be->rmsnorm_work(&n), y = p->be->attn_work(&a);
+    size_t x = p->be->norm_work(&n), y = p->be->attn_work(&a);
     return x > y ? x : y;
 }
 
@@ -75,8 +75,8 @@ static size_t work(const struct pass *p)
 static void project(const struct pass *p, const struct attn *a)
 {
     int64_t D = p->c->d_model, M = p->B * p->T, dq = a->Hq * a->hd, dkv = a->Hkv * a->hd;
-    struct rmsnorm n = pre_norm(p);
-    p->be->rmsnorm_fwd(&n);
+    struct norm n = pre_norm(p);
+    p->be->norm_fwd(&n);
     const float *u = pass_slot(p, PRE_NORM_SLOT);
     linear_forward(p->be, M, D, dq, u, D, pass_weight(p, Q_PROJ), pass_slot(p, QUERY), dq, false);
     for (int i = 0; i < 2; i++) {

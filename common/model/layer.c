@@ -39,18 +39,19 @@ void slots_add(struct slots *ss, enum slot_use use, const char *name, int64_t co
 void linear_forward(const struct backend *be, int64_t M, int64_t in, int64_t out, const float *x, int64_t ldx,
                     const float *w, float *y, int64_t ldy, bool accumulate)
 {
-    be->matmul(&(struct matmul){ .M = M, .N = out, .K = in, .trans_b = true, .accumulate = accumulate,
-                                 .a = tensor_f32(x, ldx), .b = tensor_f32(w, in), .c = tensor_f32(y, ldy) });
+    be->matmul(&(struct matmul){ .M = M, .N = out, .K = in, .trans_b = true, .a = tensor_f32(x, ldx),
+                                 .b = tensor_f32(w, in), .c = tensor_f32(y, ldy),
+                                 .add = tensor_f32(accumulate ? y : NULL, ldy) });
 }
 
 void linear_backward(const struct backend *be, int64_t M, int64_t in, int64_t out, const float *x, int64_t ldx,
                      const float *w, const float *dy, int64_t ldy, float *dx, int64_t lddx, bool accumulate_dx,
                      float *dw)
 {
-    be->matmul(&(struct matmul){ .M = M, .N = in, .K = out, .accumulate = accumulate_dx,
-                                 .a = tensor_f32(dy, ldy), .b = tensor_f32(w, in), .c = tensor_f32(dx, lddx) });
-    be->matmul(&(struct matmul){ .M = out, .N = in, .K = M, .trans_a = true, .accumulate = true,
-                                 .a = tensor_f32(dy, ldy), .b = tensor_f32(x, ldx), .c = tensor_f32(dw, in) });
+    be->matmul(&(struct matmul){ .M = M, .N = in, .K = out, .a = tensor_f32(dy, ldy), .b = tensor_f32(w, in),
+                                 .c = tensor_f32(dx, lddx), .add = tensor_f32(accumulate_dx ? dx : NULL, lddx) });
+    be->matmul(&(struct matmul){ .M = out, .N = in, .K = M, .trans_a = true, .a = tensor_f32(dy, ldy),
+                                 .b = tensor_f32(x, ldx), .c = tensor_f32(dw, in), .add = tensor_f32(dw, in) });
 }
 
 void pre_norm_params(struct params *ps, const struct config *c, int layer)
@@ -64,10 +65,10 @@ void pre_norm_slots(struct slots *ss, const struct config *c, int64_t B, int64_t
     slots_add(ss, SLOT_SAVED, "rstd", B * T);
 }
 
-struct rmsnorm pre_norm(const struct pass *p)
+struct norm pre_norm(const struct pass *p)
 {
     int64_t D = p->c->d_model;
-    return (struct rmsnorm){ .M = p->B * p->T, .D = D, .eps = p->c->norm_eps, .x = tensor_f32(p->x, D),
+    return (struct norm){ .M = p->B * p->T, .D = D, .eps = p->c->norm_eps, .x = tensor_f32(p->x, D),
                              .w = tensor_f32(pass_weight(p, PRE_NORM_PARAM), D),
                              .y = tensor_f32(pass_slot(p, PRE_NORM_SLOT), D),
                              .rstd = pass_slot(p, PRE_NORM_RSTD), .work = p->work };
@@ -76,10 +77,10 @@ struct rmsnorm pre_norm(const struct pass *p)
 void pre_norm_backward(const struct pass *p, const float *dxn)
 {
     int64_t D = p->c->d_model;
-    struct rmsnorm n = pre_norm(p);
+    struct norm n = pre_norm(p);
     n.dy = tensor_f32(dxn, D);
     n.dx = tensor_f32(p->dy, D);
     n.accumulate_dx = true;
     n.dw = tensor_f32(pass_grad(p, PRE_NORM_PARAM), D);
-    p->be->rmsnorm_bwd(&n);
+    p->be->norm_bwd(&n);
 }

@@ -118,7 +118,7 @@ void linear_backward(const struct backend *be, int64_t M, int64_t in, int64_t ou
 enum { PRE_NORM_PARAM = 0, PRE_NORM_SLOT = 0, PRE_NORM_RSTD = 1 };
 void pre_norm_params(struct params *ps, const struct config *c, int layer);
 void pre_norm_slots(struct slots *ss, const struct config *c, int64_t B, int64_t T);
-struct rmsnorm pre_norm(const struct pass *p);
+struct norm pre_norm(const struct pass *p);
 /* dxn: gradient of the normalised input; adds the norm's gradient to p->dy. */
 void pre_norm_backward(const struct pass *p, const float *dxn);
 

@@ -143,11 +143,11 @@ static struct gatednorm gate_op(const struct pass *p)
 static size_t work(const struct pass *p)
 {
     const struct backend *be = p->be;
-    struct rmsnorm n = pre_norm(p);
+    struct norm n = pre_norm(p);
     struct conv1d cv = conv_op(p);
     struct ssd sd = ssd_op(p);
     struct gatednorm g = gate_op(p);
-    size_t need[] = { be->rmsnorm_work(&n), be->conv1d_work(&cv), be->ssd_work(&sd), be->gatednorm_work(&g) };
+    size_t need[] = { be->norm_work(&n), be->conv1d_work(&cv), be->ssd_work(&sd), be->gatednorm_work(&g) };
     size_t most = 0;
     for (size_t i = 0; i < sizeof need / sizeof *need; i++)
         most = need[i] > most ? need[i] : most;
@@ -157,8 +157,8 @@ static size_t work(const struct pass *p)
 static void project(const struct pass *p)
 {
     struct dims d = dims_of(p->c, p->B * p->T);
-    struct rmsnorm n = pre_norm(p);
-    p->be->rmsnorm_fwd(&n);
+    struct norm n = pre_norm(p);
+    p->be->norm_fwd(&n);
     linear_forward(p->be, d.M, d.D, d.proj, pass_slot(p, PRE_NORM_SLOT), d.D, pass_weight(p, IN_PROJ),
                    pass_slot(p, PROJ), d.proj, false);
 }

@@ -37,15 +37,15 @@ static struct activation act_op(const struct pass *p)
 
 static size_t work(const struct pass *p)
 {
-    struct rmsnorm n = pre_norm(p);
-    return p->be->rmsnorm_work(&n);
+    struct norm n = pre_norm(p);
+    return p->be->norm_work(&n);
 }
 
 static void forward(const struct pass *p)
 {
     int64_t D = p->c->d_model, F = p->c->d_ff, M = p->B * p->T;
-    struct rmsnorm n = pre_norm(p);
-    p->be->rmsnorm_fwd(&n);
+    struct norm n = pre_norm(p);
+    p->be->norm_fwd(&n);
     linear_forward(p->be, M, D, F, pass_slot(p, PRE_NORM_SLOT), D, pass_weight(p, UP), pass_slot(p, HIDDEN), F, false);
     struct activation a = act_op(p);
     p->be->act_fwd(&a);

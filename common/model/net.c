@@ -113,9 +113,9 @@ static struct xent head_op(const struct config *c, int64_t M, bool train, void *
     return e;
 }
 
-static struct rmsnorm final_norm_op(const struct config *c, int64_t M)
+static struct norm final_norm_op(const struct config *c, int64_t M)
 {
-    return (struct rmsnorm){ .M = M, .D = c->d_model, .eps = c->norm_eps };
+    return (struct norm){ .M = M, .D = c->d_model, .eps = c->norm_eps };
 }
 
 static struct need measure(const struct config *c, const struct params *ps, const int *first,
@@ -124,9 +124,9 @@ static struct need measure(const struct config *c, const struct params *ps, cons
 {
     struct need need = { 0 };
     struct xent e = head_op(c, B * T, train, NULL);
-    struct rmsnorm fn = final_norm_op(c, B * T);
+    struct norm fn = final_norm_op(c, B * T);
     need.work = be->xent_work(&e);
-    size_t w = be->rmsnorm_work(&fn);
+    size_t w = be->norm_work(&fn);
     need.work = w > need.work ? w : need.work;
     for (int64_t l = 0; l < c->layers; l++) {
         const struct layer_kind *k = layer_kind(c->pattern[l]);
@@ -340,10 +340,10 @@ static float *embed(struct net_ctx *x, const int32_t *ids, int64_t M)
     return x->residual;
 }
 
-static struct rmsnorm final_norm(struct net_ctx *x, const float *in, int64_t M)
+static struct norm final_norm(struct net_ctx *x, const float *in, int64_t M)
 {
     const struct config *c = &x->n->c;
-    struct rmsnorm fn = final_norm_op(c, M);
+    struct norm fn = final_norm_op(c, M);
     fn.x = tensor_f32(in, c->d_model);
     fn.w = tensor_f32(x->n->weights + final_norm_offset(x->n), c->d_model);
     fn.y = tensor_f32(x->normed, c->d_model);
@@ -379,8 +379,8 @@ void net_loss(struct net_ctx *x, const struct batch *b, struct net_state *state,
     const int32_t *ids = stage(x, x->ids, b->ids, M), *start = stage(x, x->start, b->start, M);
     embed(x, ids, M);
     run_layers(x, b->B, b->T, start, state);
-    struct rmsnorm fn = final_norm(x, x->residual, M);
-    n->be->rmsnorm_fwd(&fn);
+    struct norm fn = final_norm(x, x->residual, M);
+    n->be->norm_fwd(&fn);
     struct xent e = head_op(&n->c, M, false, n->work);
     e.x = fn.y;
     e.w = tensor_f32(n->weights + head_offset(n), D);
@@ -414,8 +414,8 @@ void net_train(struct net_ctx *x, const struct batch *b, struct net_state *in, s
             saved += x->slots[l].saved;
     }
 
-    struct rmsnorm fn = final_norm(x, x->residual + L * M * D, M);
-    be->rmsnorm_fwd(&fn);
+    struct norm fn = final_norm(x, x->residual + L * M * D, M);
+    be->norm_fwd(&fn);
     struct xent e = head_op(&n->c, M, true, n->work);
     e.x = fn.y;
     e.w = tensor_f32(n->weights + head_offset(n), D);
@@ -427,7 +427,7 @@ void net_train(struct net_ctx *x, const struct batch *b, struct net_state *in, s
     be->xent(&e);
     fn.dy = fn.dx = tensor_f32(dnormed, D);
     fn.dw = tensor_f32(n->grads + final_norm_offset(n), D);
-    be->rmsnorm_bwd(&fn);
+    be->norm_bwd(&fn);
 
     for (int64_t l = L - 1; l >= 0; l--) {
         if (!x->recompute)
@@ -458,9 +458,9 @@ void net_decode(struct net_ctx *x, struct net_state *state, const int32_t *ids, 
     shape_slots(x, B, T);
     embed(x, stage(x, x->ids, ids, B * T), B * T);
     run_layers(x, B, T, NULL, state);
-    struct rmsnorm fn = final_norm(x, x->residual + (T - 1) * D, B);
+    struct norm fn = final_norm(x, x->residual + (T - 1) * D, B);
     fn.x.ld = T * D; /* the last token of each sequence */
-    n->be->rmsnorm_fwd(&fn);
+    n->be->norm_fwd(&fn);
     linear_forward(n->be, B, D, rows, x->normed, D, n->weights + head_offset(n), x->logits, rows, false);
     for (int64_t b = 0; b < B; b++)
         n->be->download(logits + b * n->c.vocab, x->logits + b * rows, (size_t)n->c.vocab * sizeof *logits);

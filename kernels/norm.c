@@ -1,4 +1,4 @@
-/* rmsnorm.c - root mean square normalisation
+/* norm.c - root mean square normalisation
  * SPDX-License-Identifier: MIT
  *
  * y = w x r,  r = (mean(x^2) + eps)^(-1/2)          (Zhang & Sennrich 2019, eq. 4)
@@ -12,22 +12,22 @@
 
 #define LEAST 32 /* rows of a piece: fewer make the sums over pieces costly */
 
-size_t cpu_rmsnorm_work(const struct rmsnorm *a)
+size_t cpu_norm_work(const struct norm *a)
 {
     int64_t pieces = cpu_ceil(a->M, cpu_piece(a->M, LEAST));
 
     return (size_t)(pieces * cpu_round(a->D)) * sizeof(float) + CPU_SLACK;
 }
 
-void cpu_rmsnorm_fwd(const struct rmsnorm *a)
+void cpu_norm_fwd(const struct norm *a)
 {
     const float *w = a->w.data;
 
-    CPU_NEED("rmsnorm_fwd", a, x);
-    CPU_NEED("rmsnorm_fwd", a, w);
-    CPU_NEED("rmsnorm_fwd", a, y);
+    CPU_NEED("norm_fwd", a, x);
+    CPU_NEED("norm_fwd", a, w);
+    CPU_NEED("norm_fwd", a, y);
     if (!a->rstd)
-        cpu_fault("rmsnorm_fwd", "rstd", "is absent");
+        cpu_fault("norm_fwd", "rstd", "is absent");
 #pragma omp parallel for schedule(static)
     for (int64_t m = 0; m < a->M; m++) {
         const float *x = cpu_row(&a->x, m);
@@ -44,7 +44,7 @@ void cpu_rmsnorm_fwd(const struct rmsnorm *a)
     }
 }
 
-static void bwd_row(const struct rmsnorm *a, int64_t m, float *dw)
+static void bwd_row(const struct norm *a, int64_t m, float *dw)
 {
     const float *x = cpu_row(&a->x, m), *dy = cpu_row(&a->dy, m), *w = a->w.data;
     float *dx = cpu_row(&a->dx, m), r = a->rstd[m], dot = 0, k;
@@ -71,16 +71,16 @@ static void bwd_row(const struct rmsnorm *a, int64_t m, float *dw)
     }
 }
 
-void cpu_rmsnorm_bwd(const struct rmsnorm *a)
+void cpu_norm_bwd(const struct norm *a)
 {
     int64_t rows = cpu_piece(a->M, LEAST), pieces = cpu_ceil(a->M, rows), ld = cpu_round(a->D);
-    float *part = cpu_scratch("rmsnorm_bwd", a->work);
+    float *part = cpu_scratch("norm_bwd", a->work);
 
-    CPU_NEED("rmsnorm_bwd", a, x);
-    CPU_NEED("rmsnorm_bwd", a, w);
-    CPU_NEED("rmsnorm_bwd", a, dy);
-    CPU_NEED("rmsnorm_bwd", a, dx);
-    CPU_NEED("rmsnorm_bwd", a, dw);
+    CPU_NEED("norm_bwd", a, x);
+    CPU_NEED("norm_bwd", a, w);
+    CPU_NEED("norm_bwd", a, dy);
+    CPU_NEED("norm_bwd", a, dx);
+    CPU_NEED("norm_bwd", a, dw);
 #pragma omp parallel for schedule(static)
     for (int64_t p = 0; p < pieces; p++) {
         memset(part + p * ld, 0, (size_t)a->D * sizeof(float));
