@@ -57,9 +57,9 @@ struct matmul {
     bool trans_a, trans_b;
     struct tensor a, b, c;
     struct tensor add;          /* [M,N] or absent; may be c: c += op(a) op(b). In a batch steps as c */
-    struct tensor bias;         /* [N] or absent; the bias of a batch is [batch,N], N apart */
+    struct tensor bias;         /* [N] or absent */
     int64_t batch;              /* 0 is 1 */
-    int64_t step_a, step_b, step_c;
+    int64_t step_a, step_b, step_c, step_bias;
 };
 
 /* y[c] += sum over m of x[m,c]: the gradient of a bias */
@@ -271,7 +271,7 @@ struct activation {
     struct tensor y;            /* = [M,D]; may be x in a forward pass without backward */
     struct tensor dy;           /* [M,D] */
     struct tensor dx;           /* = [M,D]; may be dy */
-    struct tensor du;           /* = [M,D], with u */
+    struct tensor du;           /* = [M,D], with u; may be dy when dx is not */
 };
 
 /* Linear head and softmax cross-entropy in one, a block of rows at a time (never all logits):

@@ -88,5 +88,5 @@ void cpu_matmul(const struct matmul *a)
         return;
     for (int64_t i = 0; i < cpu_max(1, a->batch); i++)
         one(a, pa + i * a->step_a, pb + i * a->step_b, add ? add + i * a->step_c : NULL,
-            bias ? bias + i * a->N : NULL, pc + i * a->step_c);
+            bias ? bias + i * a->step_bias : NULL, pc + i * a->step_c);
 }

@@ -45,6 +45,7 @@ static void one_matmul(int64_t M, int64_t N, int64_t K, int kind, int64_t pad, i
                                      .step_a = ka,
                                      .step_b = kb,
                                      .step_c = N,
+                                     .step_bias = N,
                                      .add = acc ? mat_tensor(c) : mat_tensor(add),
                                      .bias = mat_tensor(bias),
                                      .a = mat_tensor(a),

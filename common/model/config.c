@@ -13,28 +13,49 @@
 
 void config_table(struct config *c, struct opt *rows)
 {
-    *c = (struct config){ .vocab_multiple = 8, .norm_eps = 1e-5, .headdim = 64, .n_groups = 1, .d_state = 128,
-                          .d_conv = 4, .chunk = 128, .init_std = 0.02, .eod = -1 };
+    *c = (struct config){ .vocab_multiple = 8, .embed_scale = 1, .norm_eps = 1e-5, .d_conv = 4, .d_state = 128,
+                          .chunk = 128, .conv_bias = true, .headdim = 64, .n_groups = 1, .rope_base = 10000,
+                          .init_std = 0.02, .eod = -1 };
     const double big = 1 << 24;
     const struct opt table[CONFIG_ROWS + 1] = {
-        OPT_STR(0, "pattern", "M-M*", &c->pattern, "one symbol a sub-layer: M Mamba-2, * attention, - MLP"),
+        OPT_STR(0, "pattern", "M-S*", &c->pattern,
+                "one symbol a sub-layer: M Mamba-2, S Mamba-1, R RG-LRU, * attention, L windowed attention, - MLP"),
         OPT_INT(0, "d_model", "N", &c->d_model, 1, big, "width of the residual stream"),
         OPT_INT(0, "vocab", "N", &c->vocab, 0, 1 << 30, "tokens; 0: as the data says"),
         OPT_INT(0, "vocab_multiple", "N", &c->vocab_multiple, 1, 65536, "pad the embedding to a multiple of this"),
         OPT_FLAG(0, "tied", &c->tied, "the head is the embedding"),
+        OPT_REAL(0, "embed_scale", "X", &c->embed_scale, 1e-6, 1e6, "multiplies the embedding"),
+        OPT_REAL(0, "softcap", "X", &c->softcap, 0, 1e6, "logits are softcap tanh(logits/softcap); 0: as they are"),
+        OPT_CHOICE(0, "norm", &c->norm, "rms|rms1p|layer|layer1p", "kind; 1p: the stored weight is one less"),
         OPT_REAL(0, "norm_eps", "X", &c->norm_eps, 1e-12, 1, "epsilon of the norms"),
+        OPT_INT(0, "d_conv", "N", &c->d_conv, 1, 8, "M S R: width of the convolution"),
+        OPT_INT(0, "d_state", "N", &c->d_state, 1, 4096, "M S: state size"),
+        OPT_INT(0, "chunk", "N", &c->chunk, 1, 4096, "M S: tokens of a chunk"),
+        OPT_FLAG(0, "conv_bias", &c->conv_bias, "M S R: the convolution has a bias"),
+        OPT_FLAG(0, "mixer_bias", &c->mixer_bias, "M S R: the linears in and out have biases"),
         OPT_INT(0, "n_heads", "N", &c->n_heads, 0, big, "M: heads"),
         OPT_INT(0, "headdim", "N", &c->headdim, 1, 1024, "M: width of a head"),
         OPT_INT(0, "n_groups", "N", &c->n_groups, 1, big, "M: groups of heads that share B and C"),
-        OPT_INT(0, "d_state", "N", &c->d_state, 1, 4096, "M: state size"),
-        OPT_INT(0, "d_conv", "N", &c->d_conv, 1, 8, "M: width of the convolution"),
-        OPT_INT(0, "chunk", "N", &c->chunk, 1, 4096, "M: tokens of a chunk"),
-        OPT_INT(0, "attn_heads", "N", &c->attn_heads, 0, big, "*: query heads"),
-        OPT_INT(0, "attn_kv_heads", "N", &c->attn_kv_heads, 0, big, "*: key and value heads"),
-        OPT_INT(0, "attn_headdim", "N", &c->attn_headdim, 0, 1024, "*: width of a head"),
+        OPT_REAL(0, "dt_min", "X", &c->dt_min, 0, 1e6, "M: least time step"),
+        OPT_REAL(0, "dt_max", "X", &c->dt_max, 0, 1e6, "M: greatest time step; 0: no limit"),
+        OPT_INT(0, "d_inner", "N", &c->d_inner, 0, big, "S: channels"),
+        OPT_INT(0, "dt_rank", "N", &c->dt_rank, 0, big, "S: rank of the time step; 0: d_model/16"),
+        OPT_INT(0, "lru_width", "N", &c->lru_width, 0, big, "R: channels"),
+        OPT_INT(0, "lru_blocks", "N", &c->lru_blocks, 0, big, "R: diagonal blocks of the gates"),
+        OPT_INT(0, "attn_heads", "N", &c->attn_heads, 0, big, "* L: query heads"),
+        OPT_INT(0, "attn_kv_heads", "N", &c->attn_kv_heads, 0, big, "* L: key and value heads"),
+        OPT_INT(0, "attn_headdim", "N", &c->attn_headdim, 0, 1024, "* L: width of a head"),
+        OPT_INT(0, "rotary_dim", "N", &c->rotary_dim, 0, 1024, "* L: rotated dimensions of a head; 0: none"),
+        OPT_REAL(0, "rope_base", "X", &c->rope_base, 1, 1e12, "* L: base of the rotary embedding"),
+        OPT_REAL(0, "attn_softcap", "X", &c->attn_softcap, 0, 1e6, "* L: soft-cap of the scores; 0: none"),
+        OPT_FLAG(0, "attn_bias", &c->attn_bias, "* L: q, k and v have biases"),
+        OPT_FLAG(0, "attn_out_bias", &c->attn_out_bias, "* L: the projection out has a bias"),
+        OPT_INT(0, "window", "N", &c->window, 0, 1 << 30, "L: keys that a query sees, itself counted"),
         OPT_INT(0, "d_ff", "N", &c->d_ff, 0, big, "-: inner width"),
         OPT_CHOICE(0, "activation", &c->activation, "gelu|gelu_tanh|relu2|silu", "-: activation"),
-        OPT_CHOICE(0, "init", &c->init, "fan_in|normal", "how linears begin"),
+        OPT_FLAG(0, "mlp_gated", &c->mlp_gated, "-: gated (SwiGLU is silu, GeGLU gelu)"),
+        OPT_FLAG(0, "mlp_bias", &c->mlp_bias, "-: the linears have biases"),
+        OPT_CHOICE(0, "init", &c->init, "fan_in|normal|lecun", "how linears begin"),
         OPT_REAL(0, "init_std", "X", &c->init_std, 0, 10, "deviation of the embedding and of init = normal"),
         OPT_STR(0, "tokenizer", "NAME", &c->tokenizer, "that the data were made with"),
         OPT_STR(0, "tokenizer_hash", "HEX", &c->tokenizer_hash, "its hash"),
@@ -62,27 +83,51 @@ int config_try_check(struct config *c)
     for (const char *s = c->pattern; *s; s++)
         if (!layer_kind(*s))
             return err_set("symbol '%c' of 'pattern' is none of %s", *s, layer_symbols());
+    bool attention = strpbrk(c->pattern, "*L") != NULL;
     if (strchr(c->pattern, 'M')) {
         if (c->n_heads < 1)
             return err_set("'n_heads' is missing (the pattern has M)");
         if (c->n_heads % c->n_groups)
             return err_set("'n_groups' %lld does not divide 'n_heads' %lld", (long long)c->n_groups,
                            (long long)c->n_heads);
+        if (c->dt_max > 0 && c->dt_max < c->dt_min)
+            return err_set("'dt_max' %g is less than 'dt_min' %g", c->dt_max, c->dt_min);
     }
-    if (strchr(c->pattern, '*')) {
+    if (strchr(c->pattern, 'S')) {
+        if (c->d_inner < 1)
+            return err_set("'d_inner' is missing (the pattern has S)");
+        if (c->dt_rank == 0)
+            c->dt_rank = (c->d_model + 15) / 16;
+    }
+    if (strchr(c->pattern, 'R')) {
+        if (c->lru_width < 1 || c->lru_blocks < 1)
+            return err_set("'lru_width' or 'lru_blocks' is missing (the pattern has R)");
+        if (c->lru_width % c->lru_blocks)
+            return err_set("'lru_blocks' %lld does not divide 'lru_width' %lld", (long long)c->lru_blocks,
+                           (long long)c->lru_width);
+    }
+    if (attention) {
         if (c->attn_heads < 1 || c->attn_headdim < 1)
-            return err_set("'attn_heads' or 'attn_headdim' is missing (the pattern has *)");
+            return err_set("'attn_heads' or 'attn_headdim' is missing (the pattern has attention)");
         if (c->attn_kv_heads < 1)
             c->attn_kv_heads = c->attn_heads;
         if (c->attn_heads % c->attn_kv_heads)
             return err_set("'attn_kv_heads' %lld does not divide 'attn_heads' %lld", (long long)c->attn_kv_heads,
                            (long long)c->attn_heads);
+        if (c->rotary_dim % 2 || c->rotary_dim > c->attn_headdim)
+            return err_set("'rotary_dim' %lld is odd or exceeds 'attn_headdim' %lld", (long long)c->rotary_dim,
+                           (long long)c->attn_headdim);
     }
+    if (strchr(c->pattern, 'L') && c->window < 1)
+        return err_set("'window' is missing (the pattern has L)");
     if (strchr(c->pattern, '-') && c->d_ff < 1)
         return err_set("'d_ff' is missing (the pattern has -)");
-    double widest = (double)c->d_ff + 2.0 * (double)c->n_heads * (double)(c->headdim + 1) +
-                    2.0 * (double)c->n_groups * (double)c->d_state + (double)c->attn_heads * (double)c->attn_headdim;
-    if ((widest * (double)c->layers + 2.0 * (double)c->vocab) * (double)c->d_model > 1e15)
+    /* Bounds what later sums and products of these numbers can be. */
+    double widest = 3.0 * (double)c->d_ff + 2.0 * (double)c->n_heads * (double)(c->headdim + 1) +
+                    2.0 * (double)c->n_groups * (double)c->d_state + 4.0 * (double)c->attn_heads * (double)c->attn_headdim +
+                    (double)c->d_inner * (4.0 + (double)c->d_state) + (double)c->dt_rank + 5.0 * (double)c->lru_width;
+    double square = (double)c->lru_width * (double)c->lru_width + (double)c->d_inner * (double)c->dt_rank;
+    if ((widest * (double)c->layers + 2.0 * (double)c->vocab) * (double)c->d_model + square * (double)c->layers > 1e15)
         return err_set("the model has over 1e15 parameters");
     return 0;
 }
@@ -163,6 +208,8 @@ int config_try_from_attrs(struct config *c, const struct attrs *in)
         double real;
         const char *str;
         int rc;
+        if (attrs_find(in, o->name) == NULL) /* written before the number was known: its default */
+            continue;
         if (o->kind == OPT_KIND_INT) {
             if ((rc = attrs_try_int(in, o->name, &whole)) == 0)
                 buf_addf(&text, "%lld", (long long)whole);

@@ -1,8 +1,7 @@
 /* layer.h - what a kind of sub-layer is
  * SPDX-License-Identifier: MIT
  *
- * Each symbol of the pattern is a struct layer_kind in a file of its own (mamba2.c, attention.c, mlp.c): its
- * parameters, the tensors it keeps, its state, and y = x + f(norm(x)) forward, backward, token by token, all
+ * Each symbol of the pattern is a struct layer_kind (mamba2.c, mamba1.c, griffin.c, attention.c, mlp.c): its parameters, the tensors it keeps, its state, and y = x + f(norm(x)) forward, backward, token by token, all
  * as calls of ops. The network (net.c) knows nothing of what is inside.
  *
  * To add a layer kind: a file with its struct layer_kind; its line in layer.c; its numbers in config.c with their
@@ -31,7 +30,7 @@ struct slot {
     int64_t offset; /* among those of the same use */
 };
 
-enum { MAX_SLOTS = 20 };
+enum { MAX_SLOTS = 24 };
 struct slots {
     int n;
     struct slot s[MAX_SLOTS];
@@ -47,21 +46,26 @@ struct carry {
 };
 enum { MAX_CARRIES = 4 };
 
+/* What the layers of a model call their parameters by: roles, an enum of each kind's file, and by role the parameter,
+ * NULL where the configuration has none (a bias). */
+enum { MAX_ROLES = 16 };
+
 /* Everything that one call of a layer sees. */
 struct pass {
     const struct backend *be;
     const struct config *c;
+    int layer;                      /* its symbol is c->pattern[layer] */
     const struct slots *slots;
-    const struct param *params;     /* the layer's first */
+    const struct param *const *params; /* by role */
     const float *weights;           /* slab of all weights */
     float *grads;                   /* slab, += in backward */
     int64_t B, T;                   /* sequences, tokens of each */
     const int32_t *start;           /* [B,T] or NULL, see backend.h */
     float *saved, *scratch;         /* this layer's memory */
     void *work;
-    const float *x;                 /* [B*T,d_model] input of the layer; stays */
-    float *y;                       /* [B*T,d_model] forward; holds x already (may be x): the layer adds f; NULL
-                                     * when only the saved tensors are wanted (recompute) */
+    const float *x;                 /* [B*T,d_model] input of the layer; stays unless y is x */
+    float *y;                       /* = [B*T,d_model] forward: x + f; may be x; NULL when only the saved tensors are
+                                     * wanted (recompute) */
     float *dy;                      /* [B*T,d_model] backward: gradient of y in, gradient of x out */
     /* State: what the layer carries, in the order of its carries; NULL when the pass begins from nothing and
      * leaves nothing. carry_out may be carry_in. */
@@ -76,18 +80,19 @@ struct layer_kind {
     const char *name;
     void (*params)(struct params *ps, const struct config *c, int layer);
     /* `train`: a backward pass will follow. */
-    void (*slots)(struct slots *ss, const struct config *c, int64_t B, int64_t T, bool train);
-    /* Scratch bytes of the ops; p has be, c, B, T, room. */
+    void (*slots)(struct slots *ss, const struct config *c, int layer, int64_t B, int64_t T, bool train);
+    /* Scratch bytes of the ops; p has be, c, layer, B, T, room. */
     size_t (*work)(const struct pass *p);
     void (*forward)(const struct pass *p);
     void (*backward)(const struct pass *p);
-    /* One token of each sequence (T = 1) with state: carry_in is read and moved on in place. */
+    /* One token of each sequence (T = 1), not the first (pos > 0), with state: carry_in is read and moved on in
+     * place. */
     void (*step)(const struct pass *p);
     /* Fills the carried tensors, returns how many. `room`: tokens of context that must be kept. */
-    int (*carries)(struct carry *out, const struct config *c, int64_t room);
+    int (*carries)(struct carry *out, const struct config *c, int layer, int64_t room);
     /* Floating-point operations of the forward pass per token, in sequences of T tokens, matrix products and
      * the mixing itself, causal half counted only; a multiply-add is two. */
-    double (*flops)(const struct config *c, int64_t T);
+    double (*flops)(const struct config *c, int layer, int64_t T);
 };
 
 /* By symbol, or NULL. */
@@ -96,8 +101,16 @@ const char *layer_symbols(void);
 
 /* ---- helpers for the kinds ---- */
 
-static inline const float *pass_weight(const struct pass *p, int k) { return p->weights + p->params[k].offset; }
-static inline float *pass_grad(const struct pass *p, int k) { return p->grads + p->params[k].offset; }
+/* Weight and gradient of a role; NULL when the model has none. */
+static inline const float *pass_weight(const struct pass *p, int role)
+{
+    return p->params[role] ? p->weights + p->params[role]->offset : NULL;
+}
+
+static inline float *pass_grad(const struct pass *p, int role)
+{
+    return p->params[role] ? p->grads + p->params[role]->offset : NULL;
+}
 
 static inline float *pass_slot(const struct pass *p, int k)
 {
@@ -107,19 +120,45 @@ static inline float *pass_slot(const struct pass *p, int k)
     return (s->use == SLOT_SAVED ? p->saved : p->scratch) + s->offset;
 }
 
-/* y [M,out] = or += x [M,in] w^T, rows of x and y ldx, ldy apart. */
-void linear_forward(const struct backend *be, int64_t M, int64_t in, int64_t out, const float *x, int64_t ldx,
-                    const float *w, float *y, int64_t ldy, bool accumulate);
-/* dx [M,in] = or += dy w;  dw += dy^T x */
-void linear_backward(const struct backend *be, int64_t M, int64_t in, int64_t out, const float *x, int64_t ldx,
-                     const float *w, const float *dy, int64_t ldy, float *dx, int64_t lddx, bool accumulate_dx,
-                     float *dw);
-/* The norm in front of every sub-layer: parameter 0, slots 0 (normalised input) and 1 (rstd). */
-enum { PRE_NORM_PARAM = 0, PRE_NORM_SLOT = 0, PRE_NORM_RSTD = 1 };
+static inline void at_least(size_t *most, size_t need) { *most = need > *most ? need : *most; }
+
+/* A linear layer of a pass: y [M,out] = x [M,in] w^T + bias (+ add). Rows of x and y are ldx, ldy apart. w is a role; the
+ * bias' role is w + 1, and the model may have no parameter there. */
+struct linear {
+    int64_t M, in, out;
+    int w;
+    const float *x;
+    int64_t ldx;
+    float *y;
+    int64_t ldy;
+    const float *add;   /* NULL, or rows ldy apart; may be y */
+};
+void linear_forward(const struct pass *p, const struct linear *l);
+/* dx [M,in] = or += dy w;  dw += dy^T x;  dbias += sum of dy. dy has rows ldy apart. */
+void linear_backward(const struct pass *p, const struct linear *l, const float *dy, float *dx, int64_t lddx,
+                     bool accumulate_dx);
+/* Scratch of the gradient of a bias of so many elements. */
+size_t linear_work(const struct pass *p, int64_t out);
+/* The layer's last linear: p->y = p->x + x w^T + bias, if p->y is wanted. */
+void linear_residual(const struct pass *p, const struct linear *l);
+
+/* The norm in front of every sub-layer: roles 0 and 1, slots 0 (normalised input), 1 (rstd) and 2 (mean). */
+enum { PRE_NORM_W, PRE_NORM_BIAS, FIRST_ROLE };
+enum { NORMED, PRE_NORM_RSTD, PRE_NORM_MEAN, FIRST_SLOT };
 void pre_norm_params(struct params *ps, const struct config *c, int layer);
 void pre_norm_slots(struct slots *ss, const struct config *c, int64_t B, int64_t T);
-struct norm pre_norm(const struct pass *p);
+size_t pre_norm_work(const struct pass *p);
+void pre_norm_forward(const struct pass *p);
 /* dxn: gradient of the normalised input; adds the norm's gradient to p->dy. */
 void pre_norm_backward(const struct pass *p, const float *dxn);
+/* The op as the configuration has it, for M rows; tensors are the caller's. */
+struct norm norm_op(const struct config *c, int64_t M);
+
+/* Parameters that several kinds have. The bias, if `bias`, takes the role after the weight's. */
+struct param *add_linear(struct params *ps, const struct config *c, int layer, int role, const char *name,
+                         int64_t out, int64_t in, bool bias, bool residual);
+/* mixer.conv1d.{weight,bias} of `channels`, uniform in +-1/sqrt(d_conv) (the bias as well). cut() is told of both. */
+void add_conv(struct params *ps, const struct config *c, int layer, int role, int64_t channels,
+              void (*cut)(struct param *p, const struct config *c));
 
 #endif

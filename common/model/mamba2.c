@@ -10,8 +10,8 @@
 
 #include "layer.h"
 
-enum { IN_PROJ = 1, CONV_W, CONV_B, DT_BIAS, A_LOG, SKIP, GATE_NORM, OUT_PROJ };
-enum { PROJ = 2, CONV, STATES, Y, GATED, GATE_RSTD, HALO, D_GATED, D_Y, D_PROJ, D_CONV, D_NORMED };
+enum { IN_PROJ = FIRST_ROLE, CONV_W = IN_PROJ + 2, CONV_B, DT_BIAS, A_LOG, SKIP, GATE_NORM, OUT_PROJ };
+enum { PROJ = FIRST_SLOT, CONV, STATES, Y, GATED, GATE_RSTD, HALO, D_GATED, D_Y, D_PROJ, D_CONV, D_NORMED };
 enum { CARRY_CONV, CARRY_SSM };
 
 struct dims {
@@ -27,38 +27,29 @@ static struct dims dims_of(const struct config *c, int64_t M)
     return d;
 }
 
+static void cut_conv(struct param *p, const struct config *c)
+{
+    struct dims d = dims_of(c, 0);
+    param_cut_section(p, d.di, c->headdim);
+    param_cut_section(p, d.GN, c->d_state);
+    param_cut_section(p, d.GN, c->d_state);
+}
+
 static void add_params(struct params *ps, const struct config *c, int layer)
 {
     struct dims d = dims_of(c, 0);
-    struct param *p;
     pre_norm_params(ps, c, layer);
-
-    p = params_add(ps, layer, "mixer.in_proj.weight", (const int64_t[]){ d.proj, d.D, 0 });
-    param_init_linear(p, c, d.D, false);
-    param_cut_section(p, d.di, c->headdim);
-    param_cut_section(p, d.di, c->headdim);
-    param_cut_section(p, d.GN, c->d_state);
-    param_cut_section(p, d.GN, c->d_state);
-    param_cut_section(p, d.H, 1);
-
-    const double bound = 1 / sqrt((double)c->d_conv); /* U(+-1/sqrt(fan_in)), the bias as well */
-    const struct {
-        const char *name;
-        int64_t shape[4];
-    } conv[2] = { { "mixer.conv1d.weight", { d.conv, 1, c->d_conv, 0 } }, { "mixer.conv1d.bias", { d.conv, 0 } } };
-    for (int i = 0; i < 2; i++) {
-        p = params_add(ps, layer, conv[i].name, conv[i].shape);
-        p->init = INIT_UNIFORM;
-        p->a = -bound;
-        p->b = bound;
-        param_cut_section(p, d.di, c->headdim);
-        param_cut_section(p, d.GN, c->d_state);
-        param_cut_section(p, d.GN, c->d_state);
+    struct param *p = add_linear(ps, c, layer, IN_PROJ, "in_proj", d.proj, d.D, c->mixer_bias, false);
+    for (int i = 0; i <= c->mixer_bias; i++) {
+        param_cut_section(&p[i], d.di, c->headdim);
+        cut_conv(&p[i], c);
+        param_cut_section(&p[i], d.H, 1);
     }
+    add_conv(ps, c, layer, CONV_W, d.conv, cut_conv);
 
     static const char *const per_head[3] = { "mixer.dt_bias", "mixer.A_log", "mixer.D" };
     for (int i = 0; i < 3; i++) {
-        p = params_add(ps, layer, per_head[i], (const int64_t[]){ d.H, 0 });
+        p = params_add(ps, layer, DT_BIAS + i, per_head[i], (const int64_t[]){ d.H, 0 });
         p->always_f32 = true;
         param_cut(p, CUT_ROWS, d.H, 1);
     }
@@ -71,17 +62,16 @@ static void add_params(struct params *ps, const struct config *c, int layer)
     p[1].b = 16;
     p[2].a = 1; /* D = 1 */
 
-    p = params_add(ps, layer, "mixer.norm.weight", (const int64_t[]){ d.di, 0 });
+    p = params_add(ps, layer, GATE_NORM, "mixer.norm.weight", (const int64_t[]){ d.di, 0 });
     p->a = 1;
     param_cut(p, CUT_ROWS, d.di, c->headdim);
-
-    p = params_add(ps, layer, "mixer.out_proj.weight", (const int64_t[]){ d.D, d.di, 0 });
-    param_init_linear(p, c, d.di, true);
+    p = add_linear(ps, c, layer, OUT_PROJ, "out_proj", d.D, d.di, c->mixer_bias, true);
     param_cut(p, CUT_COLUMNS, d.di, c->headdim);
 }
 
-static void add_slots(struct slots *ss, const struct config *c, int64_t B, int64_t T, bool train)
+static void add_slots(struct slots *ss, const struct config *c, int layer, int64_t B, int64_t T, bool train)
 {
+    (void)layer;
     struct dims d = dims_of(c, B * T);
     int64_t chunks = (T + c->chunk - 1) / c->chunk, back = train ? d.M : 0;
     pre_norm_slots(ss, c, B, T);
@@ -120,7 +110,8 @@ static struct ssd ssd_op(const struct pass *p)
     struct dims d = dims_of(c, p->B * p->T);
     const float *conv = pass_slot(p, CONV);
     return (struct ssd){ .B = p->B, .T = p->T, .H = d.H, .P = c->headdim, .G = c->n_groups, .N = c->d_state,
-                         .Q = c->chunk, .dt_min = 0, .dt_max = INFINITY, .start = p->start,
+                         .Q = c->chunk, .dt_min = c->dt_min, .dt_max = c->dt_max > 0 ? c->dt_max : INFINITY,
+                         .start = p->start,
                          .x = tensor_f32(conv, d.conv), .Bm = tensor_f32(conv + d.di, d.conv),
                          .Cm = tensor_f32(conv + d.di + d.GN, d.conv),
                          .dt_raw = tensor_f32(pass_slot(p, PROJ) + d.di + d.conv, d.proj),
@@ -140,36 +131,46 @@ static struct gatednorm gate_op(const struct pass *p)
                                .work = p->work };
 }
 
+static struct linear in_proj(const struct pass *p)
+{
+    struct dims d = dims_of(p->c, p->B * p->T);
+    return (struct linear){ .M = d.M, .in = d.D, .out = d.proj, .w = IN_PROJ, .x = pass_slot(p, NORMED), .ldx = d.D,
+                            .y = pass_slot(p, PROJ), .ldy = d.proj };
+}
+
+static struct linear out_proj(const struct pass *p)
+{
+    struct dims d = dims_of(p->c, p->B * p->T);
+    return (struct linear){ .M = d.M, .in = d.di, .out = d.D, .w = OUT_PROJ, .x = pass_slot(p, GATED), .ldx = d.di,
+                            .ldy = d.D };
+}
+
 static size_t work(const struct pass *p)
 {
-    const struct backend *be = p->be;
-    struct norm n = pre_norm(p);
     struct conv1d cv = conv_op(p);
     struct ssd sd = ssd_op(p);
     struct gatednorm g = gate_op(p);
-    size_t need[] = { be->norm_work(&n), be->conv1d_work(&cv), be->ssd_work(&sd), be->gatednorm_work(&g) };
-    size_t most = 0;
-    for (size_t i = 0; i < sizeof need / sizeof *need; i++)
-        most = need[i] > most ? need[i] : most;
+    size_t most = pre_norm_work(p);
+    at_least(&most, p->be->conv1d_work(&cv));
+    at_least(&most, p->be->ssd_work(&sd));
+    at_least(&most, p->be->gatednorm_work(&g));
+    at_least(&most, linear_work(p, dims_of(p->c, 0).proj));
     return most;
 }
 
 static void project(const struct pass *p)
 {
-    struct dims d = dims_of(p->c, p->B * p->T);
-    struct norm n = pre_norm(p);
-    p->be->norm_fwd(&n);
-    linear_forward(p->be, d.M, d.D, d.proj, pass_slot(p, PRE_NORM_SLOT), d.D, pass_weight(p, IN_PROJ),
-                   pass_slot(p, PROJ), d.proj, false);
+    struct linear in = in_proj(p);
+    pre_norm_forward(p);
+    linear_forward(p, &in);
 }
 
 static void finish(const struct pass *p)
 {
-    struct dims d = dims_of(p->c, p->B * p->T);
     struct gatednorm g = gate_op(p);
+    struct linear out = out_proj(p);
     p->be->gatednorm_fwd(&g);
-    if (p->y)
-        linear_forward(p->be, d.M, d.di, d.D, pass_slot(p, GATED), d.di, pass_weight(p, OUT_PROJ), p->y, d.D, true);
+    linear_residual(p, &out);
 }
 
 static void forward(const struct pass *p)
@@ -197,8 +198,8 @@ static void backward(const struct pass *p)
     struct dims d = dims_of(c, p->B * p->T);
     float *d_proj = pass_slot(p, D_PROJ), *d_conv = pass_slot(p, D_CONV);
 
-    linear_backward(p->be, d.M, d.di, d.D, pass_slot(p, GATED), d.di, pass_weight(p, OUT_PROJ), p->dy, d.D,
-                    pass_slot(p, D_GATED), d.di, false, pass_grad(p, OUT_PROJ));
+    struct linear in = in_proj(p), out = out_proj(p);
+    linear_backward(p, &out, p->dy, pass_slot(p, D_GATED), d.di, false);
     struct gatednorm g = gate_op(p);
     g.dy = tensor_f32(pass_slot(p, D_GATED), d.di);
     g.dx = tensor_f32(pass_slot(p, D_Y), d.di);
@@ -224,8 +225,7 @@ static void backward(const struct pass *p)
     cv.dbias = tensor_f32(pass_grad(p, CONV_B), d.conv);
     p->be->conv1d_bwd(&cv);
 
-    linear_backward(p->be, d.M, d.D, d.proj, pass_slot(p, PRE_NORM_SLOT), d.D, pass_weight(p, IN_PROJ), d_proj,
-                    d.proj, pass_slot(p, D_NORMED), d.D, false, pass_grad(p, IN_PROJ));
+    linear_backward(p, &in, d_proj, pass_slot(p, D_NORMED), d.D, false);
     pre_norm_backward(p, pass_slot(p, D_NORMED));
 }
 
@@ -241,17 +241,18 @@ static void step(const struct pass *p)
     finish(p);
 }
 
-static int carries(struct carry *out, const struct config *c, int64_t room)
+static int carries(struct carry *out, const struct config *c, int layer, int64_t room)
 {
-    (void)room; /* the state has one size, whatever the context */
+    (void)layer, (void)room; /* the state has one size, whatever the context */
     struct dims d = dims_of(c, 0);
     out[CARRY_CONV] = (struct carry){ "conv", (c->d_conv - 1) * d.conv };
     out[CARRY_SSM] = (struct carry){ "ssm", d.di * c->d_state };
     return 2;
 }
 
-static double flops(const struct config *c, int64_t T)
+static double flops(const struct config *c, int layer, int64_t T)
 {
+    (void)layer;
     struct dims d = dims_of(c, 0);
     double Q = (double)(c->chunk < T ? c->chunk : T), di = (double)d.di, N = (double)c->d_state;
     double linear = 2.0 * (double)d.D * (double)(d.proj + d.di);

@@ -1,82 +1,105 @@
-/* mlp.c - sub-layer -: two linears and an activation between them
+/* mlp.c - sub-layer -: linear, activation, linear; with a gate SwiGLU, GeGLU and their kin (Shazeer 2020)
  * SPDX-License-Identifier: MIT
+ *
+ *   plain   out = down_proj(act(up_proj(norm(u))))
+ *   gated   out = down_proj(act(gate_proj(norm(u))) up_proj(norm(u)))
  */
 #include "layer.h"
 
-enum { UP = 1, DOWN };
-enum { HIDDEN = 2, ACTIVE, D_HIDDEN, D_NORMED };
+enum { GATE = FIRST_ROLE, UP = GATE + 2, DOWN = UP + 2 };
+enum { S_GATE = FIRST_SLOT, S_UP, ACTIVE, D_GATE, D_UP, D_NORMED };
 
 static void add_params(struct params *ps, const struct config *c, int layer)
 {
-    int64_t D = c->d_model, F = c->d_ff;
     pre_norm_params(ps, c, layer);
-    struct param *p = params_add(ps, layer, "mixer.up_proj.weight", (const int64_t[]){ F, D, 0 });
-    param_init_linear(p, c, D, false);
-    param_cut(p, CUT_ROWS, F, 1);
-    p = params_add(ps, layer, "mixer.down_proj.weight", (const int64_t[]){ D, F, 0 });
-    param_init_linear(p, c, F, true);
-    param_cut(p, CUT_COLUMNS, F, 1);
+    for (int i = c->mlp_gated ? 0 : 1; i < 2; i++) {
+        struct param *p = add_linear(ps, c, layer, i ? UP : GATE, i ? "up_proj" : "gate_proj", c->d_ff, c->d_model,
+                                     c->mlp_bias, false);
+        for (int b = 0; b <= c->mlp_bias; b++)
+            param_cut(&p[b], CUT_ROWS, c->d_ff, 1);
+    }
+    struct param *p = add_linear(ps, c, layer, DOWN, "down_proj", c->d_model, c->d_ff, c->mlp_bias, true);
+    param_cut(p, CUT_COLUMNS, c->d_ff, 1);
 }
 
-static void add_slots(struct slots *ss, const struct config *c, int64_t B, int64_t T, bool train)
+static void add_slots(struct slots *ss, const struct config *c, int layer, int64_t B, int64_t T, bool train)
 {
-    int64_t M = B * T;
+    (void)layer;
+    int64_t M = B * T, wide = M * c->d_ff;
     pre_norm_slots(ss, c, B, T);
-    slots_add(ss, SLOT_SAVED, "hidden", M * c->d_ff);
-    slots_add(ss, SLOT_SAVED, "active", M * c->d_ff);
-    slots_add(ss, SLOT_SCRATCH, "d_hidden", train ? M * c->d_ff : 0);
+    slots_add(ss, SLOT_SAVED, "gate", c->mlp_gated ? wide : 0);
+    slots_add(ss, SLOT_SAVED, "up", wide);
+    slots_add(ss, SLOT_SAVED, "active", wide);
+    slots_add(ss, SLOT_SCRATCH, "d_gate", train && c->mlp_gated ? wide : 0);
+    slots_add(ss, SLOT_SCRATCH, "d_up", train ? wide : 0);
     slots_add(ss, SLOT_SCRATCH, "d_normed", train ? M * c->d_model : 0);
+}
+
+static struct linear linear(const struct pass *p, int w)
+{
+    int64_t D = p->c->d_model, F = p->c->d_ff, M = p->B * p->T;
+    if (w == DOWN)
+        return (struct linear){ .M = M, .in = F, .out = D, .w = w, .x = pass_slot(p, ACTIVE), .ldx = F, .ldy = D };
+    return (struct linear){ .M = M, .in = D, .out = F, .w = w, .x = pass_slot(p, NORMED), .ldx = D,
+                            .y = pass_slot(p, w == UP ? S_UP : S_GATE), .ldy = F };
 }
 
 static struct activation act_op(const struct pass *p)
 {
     int64_t F = p->c->d_ff;
+    bool gated = p->c->mlp_gated;
     return (struct activation){ .kind = (enum act)p->c->activation, .M = p->B * p->T, .D = F,
-                                .x = tensor_f32(pass_slot(p, HIDDEN), F), .y = tensor_f32(pass_slot(p, ACTIVE), F) };
+                                .x = tensor_f32(pass_slot(p, gated ? S_GATE : S_UP), F),
+                                .u = tensor_f32(gated ? pass_slot(p, S_UP) : NULL, F),
+                                .y = tensor_f32(pass_slot(p, ACTIVE), F) };
 }
 
 static size_t work(const struct pass *p)
 {
-    struct norm n = pre_norm(p);
-    return p->be->norm_work(&n);
+    size_t most = pre_norm_work(p);
+    at_least(&most, linear_work(p, p->c->d_ff > p->c->d_model ? p->c->d_ff : p->c->d_model));
+    return most;
 }
 
 static void forward(const struct pass *p)
 {
-    int64_t D = p->c->d_model, F = p->c->d_ff, M = p->B * p->T;
-    struct norm n = pre_norm(p);
-    p->be->norm_fwd(&n);
-    linear_forward(p->be, M, D, F, pass_slot(p, PRE_NORM_SLOT), D, pass_weight(p, UP), pass_slot(p, HIDDEN), F, false);
+    struct linear gate = linear(p, GATE), up = linear(p, UP), down = linear(p, DOWN);
     struct activation a = act_op(p);
+    pre_norm_forward(p);
+    if (p->c->mlp_gated)
+        linear_forward(p, &gate);
+    linear_forward(p, &up);
     p->be->act_fwd(&a);
-    if (p->y)
-        linear_forward(p->be, M, F, D, pass_slot(p, ACTIVE), F, pass_weight(p, DOWN), p->y, D, true);
+    linear_residual(p, &down);
 }
 
 static void backward(const struct pass *p)
 {
-    int64_t D = p->c->d_model, F = p->c->d_ff, M = p->B * p->T;
-    float *d_hidden = pass_slot(p, D_HIDDEN), *d_normed = pass_slot(p, D_NORMED);
-    linear_backward(p->be, M, F, D, pass_slot(p, ACTIVE), F, pass_weight(p, DOWN), p->dy, D, d_hidden, F, false,
-                    pass_grad(p, DOWN));
+    int64_t D = p->c->d_model, F = p->c->d_ff;
+    struct linear gate = linear(p, GATE), up = linear(p, UP), down = linear(p, DOWN);
+    float *d_gate = pass_slot(p, D_GATE), *d_up = pass_slot(p, D_UP), *d_normed = pass_slot(p, D_NORMED);
+    linear_backward(p, &down, p->dy, d_up, F, false);
     struct activation a = act_op(p);
-    a.dy = a.dx = tensor_f32(d_hidden, F);
+    a.dy = tensor_f32(d_up, F);
+    a.dx = p->c->mlp_gated ? tensor_f32(d_gate, F) : a.dy;
+    a.du = tensor_f32(p->c->mlp_gated ? d_up : NULL, F); /* element by element: du may be dy */
     p->be->act_bwd(&a);
-    linear_backward(p->be, M, D, F, pass_slot(p, PRE_NORM_SLOT), D, pass_weight(p, UP), d_hidden, F, d_normed, D,
-                    false, pass_grad(p, UP));
+    linear_backward(p, &up, d_up, d_normed, D, false);
+    if (p->c->mlp_gated)
+        linear_backward(p, &gate, d_gate, d_normed, D, true);
     pre_norm_backward(p, d_normed);
 }
 
-static int carries(struct carry *out, const struct config *c, int64_t room)
+static int carries(struct carry *out, const struct config *c, int layer, int64_t room)
 {
-    (void)out, (void)c, (void)room;
+    (void)out, (void)c, (void)layer, (void)room;
     return 0;
 }
 
-static double flops(const struct config *c, int64_t T)
+static double flops(const struct config *c, int layer, int64_t T)
 {
-    (void)T;
-    return 4.0 * (double)c->d_model * (double)c->d_ff;
+    (void)layer, (void)T;
+    return (c->mlp_gated ? 6.0 : 4.0) * (double)c->d_model * (double)c->d_ff;
 }
 
 extern const struct layer_kind layer_mlp;

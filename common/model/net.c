@@ -16,7 +16,7 @@ struct net_ctx {
     int64_t shaped_B, shaped_T; /* the shape that `slots` were made for */
     float *residual;            /* train: [layers+1][B*T*D]; else [B*T*D] */
     float *saved;               /* train without recompute: all layers' one after another; else one layer's */
-    float *normed, *rstd;       /* in front of the head */
+    float *normed, *rstd, *mean; /* in front of the head */
     float *grad;                /* [B*T*D] gradient of the residual stream */
     float *loss, *logits;
 };
@@ -46,14 +46,14 @@ static void *must_alloc(const struct backend *be, int64_t floats, const char *wh
 
 /* ---- the net ---- */
 
-/* Index of each layer's first parameter; free it. */
-static int *first_params(const struct params *ps, int64_t layers)
+/* Each layer's parameters by role; free it. */
+static const struct param *(*by_role(const struct params *ps, int64_t layers))[MAX_ROLES]
 {
-    int *first = xcalloc((size_t)layers + 1, sizeof *first);
-    for (int i = (int)ps->n - 1; i >= 0; i--)
+    const struct param *(*roles)[MAX_ROLES] = xcalloc((size_t)layers + 1, sizeof *roles);
+    for (size_t i = 0; i < ps->n; i++)
         if (ps->p[i].layer >= 0)
-            first[ps->p[i].layer] = i;
-    return first;
+            roles[ps->p[i].layer][ps->p[i].role] = &ps->p[i];
+    return roles;
 }
 
 struct net *net_create(const struct config *c, const struct backend *be, bool train)
@@ -62,7 +62,7 @@ struct net *net_create(const struct config *c, const struct backend *be, bool tr
     n->be = be;
     n->c = *c;
     params_init(&n->ps, c);
-    n->first = first_params(&n->ps, c->layers);
+    n->roles = by_role(&n->ps, c->layers);
     n->weights = must_alloc(be, n->ps.slab, "weights");
     if (train)
         n->grads = must_alloc(be, n->ps.slab, "gradients");
@@ -77,7 +77,7 @@ void net_free(struct net *n)
     n->be->free(n->grads);
     n->be->free(n->scratch);
     n->be->free(n->work);
-    free(n->first);
+    free(n->roles);
     params_free(&n->ps);
     free(n);
 }
@@ -93,9 +93,17 @@ void net_init(struct net *n, uint64_t seed)
     }
 }
 
-static const float *embedding(const struct net *n) { return n->weights + n->ps.p[0].offset; }
-static int64_t head_offset(const struct net *n) { return n->ps.p[n->c.tied ? 0 : n->ps.n - 1].offset; }
-static int64_t final_norm_offset(const struct net *n) { return n->ps.p[n->ps.n - (n->c.tied ? 1 : 2)].offset; }
+/* A tensor outside the layers in a slab; no data when the model has none of that name. */
+static struct tensor in_slab(const struct net *n, float *slab, const char *name)
+{
+    const struct param *p = params_find(&n->ps, name);
+    return tensor_f32(p ? slab + p->offset : NULL, n->c.d_model);
+}
+
+static struct tensor head_in(const struct net *n, float *slab)
+{
+    return in_slab(n, slab, n->c.tied ? "embeddings.weight" : "lm_head.weight");
+}
 
 /* ---- memory of a context, from the tables ---- */
 
@@ -107,24 +115,19 @@ struct need {
 static struct xent head_op(const struct config *c, int64_t M, bool train, void *work)
 {
     static float something;
-    struct xent e = { .M = M, .D = c->d_model, .V = c->vocab, .work = work };
+    struct xent e = { .M = M, .D = c->d_model, .V = c->vocab, .softcap = c->softcap, .work = work };
     if (train)
         e.dx = e.dw = tensor_f32(&something, c->d_model);
     return e;
 }
 
-static struct norm final_norm_op(const struct config *c, int64_t M)
-{
-    return (struct norm){ .M = M, .D = c->d_model, .eps = c->norm_eps };
-}
-
-static struct need measure(const struct config *c, const struct params *ps, const int *first,
+static struct need measure(const struct config *c, const struct param *(*roles)[MAX_ROLES],
                            const struct backend *be, int64_t B, int64_t T, bool train, int64_t room,
                            struct slots *slots)
 {
     struct need need = { 0 };
     struct xent e = head_op(c, B * T, train, NULL);
-    struct norm fn = final_norm_op(c, B * T);
+    struct norm fn = norm_op(c, B * T);
     need.work = be->xent_work(&e);
     size_t w = be->norm_work(&fn);
     need.work = w > need.work ? w : need.work;
@@ -132,13 +135,13 @@ static struct need measure(const struct config *c, const struct params *ps, cons
         const struct layer_kind *k = layer_kind(c->pattern[l]);
         struct slots *ss = &slots[l];
         *ss = (struct slots){ 0 };
-        k->slots(ss, c, B, T, train);
+        k->slots(ss, c, (int)l, B, T, train);
         need.saved_all += ss->saved;
         need.saved_most = ss->saved > need.saved_most ? ss->saved : need.saved_most;
         need.scratch = ss->scratch > need.scratch ? ss->scratch : need.scratch;
         /* Only shapes are read: the pointers of the ops lead nowhere here. */
-        struct pass p = { .be = be, .c = c, .slots = ss, .params = ps->p + first[l], .B = B, .T = T, .room = room,
- };
+        struct pass p = { .be = be, .c = c, .layer = (int)l, .slots = ss, .params = roles[l], .B = B, .T = T,
+                          .room = room };
         static float nowhere[16];
         p.weights = p.saved = p.scratch = nowhere;
         w = k->work(&p);
@@ -171,12 +174,13 @@ struct net_ctx *net_ctx_create(struct net *n, int64_t B, int64_t T, bool train, 
                            .shaped_T = T };
     x->slots = xcalloc((size_t)c->layers, sizeof *x->slots);
     int64_t M = B * T;
-    struct need need = measure(c, &n->ps, n->first, be, B, T, train, room, x->slots);
+    struct need need = measure(c, n->roles, be, B, T, train, room, x->slots);
     reserve(n, need.scratch, need.work);
     x->saved = must_alloc(be, train && !recompute ? need.saved_all : need.saved_most, "activations");
     x->residual = must_alloc(be, M * c->d_model * (train ? c->layers + 1 : 1), "residual stream");
     x->normed = must_alloc(be, M * c->d_model, "activations");
     x->rstd = must_alloc(be, M, "activations");
+    x->mean = must_alloc(be, M, "activations");
     x->ids = must_alloc(be, M, "tokens");
     x->targets = must_alloc(be, M, "tokens");
     x->start = must_alloc(be, M, "tokens");
@@ -191,7 +195,7 @@ void net_ctx_free(struct net_ctx *x)
 {
     if (!x)
         return;
-    void *all[] = { x->saved, x->residual, x->normed, x->rstd, x->ids, x->targets, x->start, x->loss, x->logits,
+    void *all[] = { x->saved, x->residual, x->normed, x->rstd, x->mean, x->ids, x->targets, x->start, x->loss, x->logits,
                     x->grad };
     for (size_t i = 0; i < sizeof all / sizeof *all; i++)
         x->n->be->free(all[i]);
@@ -204,9 +208,9 @@ struct net_memory net_memory(const struct config *c, const struct backend *be, i
 {
     struct params ps;
     params_init(&ps, c);
-    int *first = first_params(&ps, c->layers);
+    const struct param *(*roles)[MAX_ROLES] = by_role(&ps, c->layers);
     struct slots *slots = xcalloc((size_t)c->layers, sizeof *slots);
-    struct need need = measure(c, &ps, first, be, B, T, train, 0, slots);
+    struct need need = measure(c, roles, be, B, T, train, 0, slots);
     int64_t M = B * T, F = sizeof(float);
     struct net_memory m = { .weights = ps.slab * F, .grads = train ? ps.slab * F : 0,
                             .residual = M * c->d_model * (train ? c->layers + 3 : 2) * F,
@@ -214,7 +218,7 @@ struct net_memory net_memory(const struct config *c, const struct backend *be, i
                             .scratch = need.scratch * F, .work = (int64_t)need.work };
     m.total = m.weights + m.grads + m.residual + m.saved + m.scratch + m.work;
     free(slots);
-    free(first);
+    free(roles);
     params_free(&ps);
     return m;
 }
@@ -222,8 +226,8 @@ struct net_memory net_memory(const struct config *c, const struct backend *be, i
 double net_flops(const struct config *c, int64_t T)
 {
     double sum = 2.0 * (double)c->d_model * (double)c->vocab;
-    for (const char *s = c->pattern; *s; s++)
-        sum += layer_kind(*s)->flops(c, T);
+    for (int l = 0; l < c->layers; l++)
+        sum += layer_kind(c->pattern[l])->flops(c, l, T);
     return sum;
 }
 
@@ -237,7 +241,7 @@ struct net_state *net_state_create(struct net *n, int64_t B, int64_t room)
     s->t = xcalloc((size_t)n->c.layers * MAX_CARRIES, sizeof *s->t);
     s->by_layer = xcalloc((size_t)n->c.layers, sizeof *s->by_layer);
     for (int l = 0; l < n->c.layers; l++) {
-        int k = layer_kind(n->c.pattern[l])->carries(carry, &n->c, room);
+        int k = layer_kind(n->c.pattern[l])->carries(carry, &n->c, l, room);
         for (int i = 0; i < k; i++) {
             s->t[s->tensors].layer = l;
             s->t[s->tensors].name = carry[i].name;
@@ -298,7 +302,7 @@ static void shape_slots(struct net_ctx *x, int64_t B, int64_t T)
         return;
     for (int64_t l = 0; l < x->n->c.layers; l++) {
         x->slots[l] = (struct slots){ 0 };
-        layer_kind(x->n->c.pattern[l])->slots(&x->slots[l], &x->n->c, B, T, x->train);
+        layer_kind(x->n->c.pattern[l])->slots(&x->slots[l], &x->n->c, (int)l, B, T, x->train);
     }
     x->shaped_B = B;
     x->shaped_T = T;
@@ -308,7 +312,7 @@ static struct pass layer_pass(struct net_ctx *x, int64_t l, int64_t B, int64_t T
                               float *saved)
 {
     struct net *n = x->n;
-    return (struct pass){ .be = n->be, .c = &n->c, .slots = &x->slots[l], .params = n->ps.p + n->first[l],
+    return (struct pass){ .be = n->be, .c = &n->c, .layer = (int)l, .slots = &x->slots[l], .params = n->roles[l],
                           .weights = n->weights, .grads = n->grads, .B = B, .T = T, .start = start, .saved = saved,
                           .scratch = n->scratch, .work = n->work };
 }
@@ -334,8 +338,9 @@ static const int32_t *stage(struct net_ctx *x, int32_t *to, const int32_t *from,
 static float *embed(struct net_ctx *x, const int32_t *ids, int64_t M)
 {
     const struct config *c = &x->n->c;
-    x->n->be->embed_fwd(&(struct embed){ .M = M, .D = c->d_model, .V = config_vocab_rows(c), .ids = ids,
-                                         .table = tensor_f32(embedding(x->n), c->d_model),
+    x->n->be->embed_fwd(&(struct embed){ .M = M, .D = c->d_model, .V = config_vocab_rows(c),
+                                         .scale = c->embed_scale, .ids = ids,
+                                         .table = in_slab(x->n, x->n->weights, "embeddings.weight"),
                                          .y = tensor_f32(x->residual, c->d_model) });
     return x->residual;
 }
@@ -343,9 +348,11 @@ static float *embed(struct net_ctx *x, const int32_t *ids, int64_t M)
 static struct norm final_norm(struct net_ctx *x, const float *in, int64_t M)
 {
     const struct config *c = &x->n->c;
-    struct norm fn = final_norm_op(c, M);
+    struct norm fn = norm_op(c, M);
     fn.x = tensor_f32(in, c->d_model);
-    fn.w = tensor_f32(x->n->weights + final_norm_offset(x->n), c->d_model);
+    fn.w = in_slab(x->n, x->n->weights, "norm_f.weight");
+    fn.bias = in_slab(x->n, x->n->weights, "norm_f.bias");
+    fn.mean = x->mean;
     fn.y = tensor_f32(x->normed, c->d_model);
     fn.rstd = x->rstd;
     fn.work = x->n->work;
@@ -360,7 +367,7 @@ static void run_layers(struct net_ctx *x, int64_t B, int64_t T, const int32_t *s
         p.x = p.y = x->residual;
         use_state(&p, l, state, state);
         const struct layer_kind *k = layer_kind(x->n->c.pattern[l]);
-        if (T == 1 && state)
+        if (T == 1 && state && state->pos > 0)
             k->step(&p);
         else
             k->forward(&p);
@@ -372,7 +379,7 @@ static void run_layers(struct net_ctx *x, int64_t B, int64_t T, const int32_t *s
 void net_loss(struct net_ctx *x, const struct batch *b, struct net_state *state, float *loss)
 {
     struct net *n = x->n;
-    int64_t M = b->B * b->T, D = n->c.d_model;
+    int64_t M = b->B * b->T;
     if (x->train)
         bug("net_loss with a context for training");
     shape_slots(x, b->B, b->T);
@@ -383,7 +390,7 @@ void net_loss(struct net_ctx *x, const struct batch *b, struct net_state *state,
     n->be->norm_fwd(&fn);
     struct xent e = head_op(&n->c, M, false, n->work);
     e.x = fn.y;
-    e.w = tensor_f32(n->weights + head_offset(n), D);
+    e.w = head_in(n, n->weights);
     e.target = stage(x, x->targets, b->targets, M);
     e.loss = x->loss;
     n->be->xent(&e);
@@ -395,7 +402,6 @@ void net_train(struct net_ctx *x, const struct batch *b, struct net_state *in, s
     struct net *n = x->n;
     const struct backend *be = n->be;
     int64_t M = b->B * b->T, D = n->c.d_model, L = n->c.layers;
-    size_t bytes = (size_t)(M * D) * sizeof(float);
     if (!x->train || (in && in == out))
         bug("net_train: a context for inference, or one state for both ends");
     shape_slots(x, b->B, b->T);
@@ -408,7 +414,6 @@ void net_train(struct net_ctx *x, const struct batch *b, struct net_state *in, s
         p.x = x->residual + l * M * D;
         p.y = x->residual + (l + 1) * M * D;
         use_state(&p, l, in, out);
-        be->copy(p.y, p.x, bytes);
         layer_kind(n->c.pattern[l])->forward(&p);
         if (!x->recompute)
             saved += x->slots[l].saved;
@@ -418,15 +423,16 @@ void net_train(struct net_ctx *x, const struct batch *b, struct net_state *in, s
     be->norm_fwd(&fn);
     struct xent e = head_op(&n->c, M, true, n->work);
     e.x = fn.y;
-    e.w = tensor_f32(n->weights + head_offset(n), D);
+    e.w = head_in(n, n->weights);
     e.target = stage(x, x->targets, b->targets, M);
     e.loss = x->loss;
     float *dnormed = x->grad;
     e.dx = tensor_f32(dnormed, D);
-    e.dw = tensor_f32(n->grads + head_offset(n), D);
+    e.dw = head_in(n, n->grads);
     be->xent(&e);
     fn.dy = fn.dx = tensor_f32(dnormed, D);
-    fn.dw = tensor_f32(n->grads + final_norm_offset(n), D);
+    fn.dw = in_slab(n, n->grads, "norm_f.weight");
+    fn.dbias = in_slab(n, n->grads, "norm_f.bias");
     be->norm_bwd(&fn);
 
     for (int64_t l = L - 1; l >= 0; l--) {
@@ -442,8 +448,8 @@ void net_train(struct net_ctx *x, const struct batch *b, struct net_state *in, s
         k->backward(&p);
     }
     be->embed_bwd(&(struct embed){ .M = M, .D = D, .V = config_vocab_rows(&n->c), .ids = ids,
-                                   .dy = tensor_f32(x->grad, D),
-                                   .dtable = tensor_f32(n->grads + n->ps.p[0].offset, D) });
+                                   .scale = n->c.embed_scale, .dy = tensor_f32(x->grad, D),
+                                   .dtable = in_slab(n, n->grads, "embeddings.weight") });
     if (out)
         out->pos = (in ? in->pos : 0) + b->T;
     be->download(loss, x->loss, (size_t)M * sizeof *loss);
@@ -461,7 +467,12 @@ void net_decode(struct net_ctx *x, struct net_state *state, const int32_t *ids, 
     struct norm fn = final_norm(x, x->residual + (T - 1) * D, B);
     fn.x.ld = T * D; /* the last token of each sequence */
     n->be->norm_fwd(&fn);
-    linear_forward(n->be, B, D, rows, x->normed, D, n->weights + head_offset(n), x->logits, rows, false);
+    struct tensor logits_out = tensor_f32(x->logits, rows);
+    n->be->matmul(&(struct matmul){ .M = B, .N = rows, .K = D, .trans_b = true, .a = tensor_f32(x->normed, D),
+                                    .b = head_in(n, n->weights), .c = logits_out });
+    if (n->c.softcap > 0)
+        n->be->act_fwd(&(struct activation){ .kind = ACT_SOFTCAP, .M = B, .D = rows, .cap = n->c.softcap,
+                                             .x = logits_out, .y = logits_out });
     for (int64_t b = 0; b < B; b++)
         n->be->download(logits + b * n->c.vocab, x->logits + b * rows, (size_t)n->c.vocab * sizeof *logits);
 }

@@ -21,7 +21,7 @@ struct net {
     struct params ps;
     float *weights;             /* [ps.slab] fp32 masters */
     float *grads;               /* [ps.slab] or NULL */
-    int *first;                 /* index of each layer's first parameter */
+    const struct param *(*roles)[MAX_ROLES]; /* each layer's parameters by role */
     float *scratch;             /* shared by all layers and contexts */
     int64_t scratch_floats;
     void *work;

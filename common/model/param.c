@@ -10,10 +10,10 @@
 #include "common/base/rng.h"
 #include "layer.h"
 
-struct param *params_add(struct params *ps, int layer, const char *name, const int64_t *shape)
+struct param *params_add(struct params *ps, int layer, int role, const char *name, const int64_t *shape)
 {
     struct param *p = grow(&ps->p, &ps->n, &ps->cap, sizeof *ps->p);
-    *p = (struct param){ .layer = layer, .count = 1, .offset = ps->slab };
+    *p = (struct param){ .layer = layer, .role = role, .count = 1, .offset = ps->slab };
     int n = layer < 0 ? snprintf(p->name, sizeof p->name, "%s", name)
                       : snprintf(p->name, sizeof p->name, "layers.%d.%s", layer, name);
     if (n >= (int)sizeof p->name)
@@ -39,6 +39,10 @@ void param_init_linear(struct param *p, const struct config *c, int64_t fan_in, 
     if (c->init == CONFIG_INIT_NORMAL) {
         p->init = INIT_NORMAL;
         p->a = c->init_std * scale;
+    } else if (c->init == CONFIG_INIT_LECUN) {
+        /* recurrentgemma: variance 1/fan_in, of output layers 2/blocks of that; its block is two sub-layers */
+        p->init = INIT_NORMAL;
+        p->a = (residual ? 2 * scale : 1) / sqrt((double)fan_in);
     } else {
         p->init = INIT_UNIFORM;
         p->b = scale / sqrt((double)fan_in);
@@ -67,19 +71,38 @@ void params_init(struct params *ps, const struct config *c)
 {
     *ps = (struct params){ 0 };
     int64_t rows = config_vocab_rows(c);
-    const int64_t table[] = { rows, c->d_model, 0 }, width[] = { c->d_model, 0 };
-    struct param *p = params_add(ps, -1, "embeddings.weight", table);
+    const int64_t table[] = { rows, c->d_model, 0 };
+    struct param *p = params_add(ps, -1, 0, "embeddings.weight", table);
     p->init = INIT_NORMAL;
     p->a = c->init_std;
     param_cut(p, CUT_ROWS, rows, 1);
     for (int l = 0; l < c->layers; l++)
         layer_kind(c->pattern[l])->params(ps, c, l);
-    p = params_add(ps, -1, "norm_f.weight", width);
-    p->a = 1;
+    params_add_norm(ps, c, -1, 0, "norm_f");
     if (!c->tied) {
-        p = params_add(ps, -1, "lm_head.weight", table);
+        p = params_add(ps, -1, 0, "lm_head.weight", table);
         param_init_linear(p, c, c->d_model, false);
         param_cut(p, CUT_ROWS, rows, 1);
+    }
+}
+
+const struct param *params_find(const struct params *ps, const char *name)
+{
+    for (size_t i = 0; i < ps->n; i++)
+        if (strcmp(ps->p[i].name, name) == 0)
+            return &ps->p[i];
+    return NULL;
+}
+
+void params_add_norm(struct params *ps, const struct config *c, int layer, int role, const char *name)
+{
+    char full[64];
+    const int64_t width[] = { c->d_model, 0 };
+    snprintf(full, sizeof full, "%s.weight", name);
+    params_add(ps, layer, role, full, width)->a = config_norm_plus_one(c) ? 0 : 1;
+    if (config_norm_centers(c)) {
+        snprintf(full, sizeof full, "%s.bias", name);
+        params_add(ps, layer, role + 1, full, width);
     }
 }
 
@@ -109,6 +132,14 @@ void param_fill(const struct param *p, uint64_t seed, int64_t from, int64_t n, f
         case INIT_LOG_UNIFORM:
             v = log(p->a + (p->b - p->a) * rng_uniform(seed, stream, at));
             break;
+        case INIT_LOG_COUNT:
+            v = log((double)(1 + (from + i) % (int64_t)p->a));
+            break;
+        case INIT_LRU: {
+            double r2 = p->a * p->a + (p->b * p->b - p->a * p->a) * rng_uniform(seed, stream, at);
+            v = log(expm1(-0.5 * log(r2 + 1e-8)));
+            break;
+        }
         case INIT_DT_BIAS: {
             double dt = exp(log(p->a) + (log(p->b) - log(p->a)) * rng_uniform(seed, stream, at));
             dt = dt < 1e-4 ? 1e-4 : dt;

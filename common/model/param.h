@@ -19,7 +19,9 @@ enum param_init {
     INIT_NORMAL,        /* N(0, a) */
     INIT_UNIFORM,       /* U(a, b) */
     INIT_LOG_UNIFORM,   /* log of U(a, b): Mamba-2's A_log */
-    INIT_DT_BIAS        /* softplus^-1 of exp(U(log a, log b)), at least 1e-4: Mamba's dt_bias */
+    INIT_LOG_COUNT,     /* log(1 + i mod a), i the element: Mamba-1's A_log */
+    INIT_DT_BIAS,       /* softplus^-1 of exp(U(log a, log b)), at least 1e-4: Mamba's dt_bias */
+    INIT_LRU            /* softplus^-1 of -log r, r^2 from U(a^2, b^2): the RG-LRU's a_param */
 };
 
 /* How tensor parallelism cuts a tensor. A granule is what may not be cut: the rows (or columns) of a head, of a group,
@@ -40,6 +42,7 @@ struct param {
     int ndim;
     int64_t shape[PARAM_MAX_DIM];
     int layer;                      /* -1: none */
+    int role;                       /* what it is to its layer, see layer.h */
     enum param_init init;
     double a, b;
     bool decay;                     /* weight decay applies */
@@ -62,7 +65,11 @@ void params_free(struct params *ps);
 
 /* Used by the layer kinds while the table is made: adds a tensor, returns it to be filled further. shape ends
  * with 0. Decay follows Megatron: tensors of two and more dimensions. */
-struct param *params_add(struct params *ps, int layer, const char *name, const int64_t *shape);
+struct param *params_add(struct params *ps, int layer, int role, const char *name, const int64_t *shape);
+/* The tensor of that name, or NULL. */
+const struct param *params_find(const struct params *ps, const char *name);
+/* The norm's weight and, where its kind has one, bias: NAME.weight, NAME.bias in the roles `role` and role + 1. */
+void params_add_norm(struct params *ps, const struct config *c, int layer, int role, const char *name);
 /* Sets the initialisation of a linear layer's weight as the config says; `residual`: its output goes to the
  * residual stream, so it begins smaller by sqrt(number of sub-layers). */
 void param_init_linear(struct param *p, const struct config *c, int64_t fan_in, bool residual);
