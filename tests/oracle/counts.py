@@ -74,6 +74,9 @@ def rows():
     yield "griffin-7b", count(tf.RecurrentGemmaForCausalLM, tf.RecurrentGemmaConfig(
         vocab_size=256000, hidden_size=4096, intermediate_size=2 * 12288, num_attention_heads=32, lru_width=5632,
         num_key_value_heads=1, num_hidden_layers=32)), META + ", as RecurrentGemma, vocabulary 256000"
+    yield "hawk-7b", count(tf.RecurrentGemmaForCausalLM, tf.RecurrentGemmaConfig(
+        vocab_size=256000, hidden_size=4096, intermediate_size=2 * 12288, num_attention_heads=32, lru_width=5632,
+        num_key_value_heads=1, num_hidden_layers=32, block_types=["recurrent"])), META + ", as RecurrentGemma, vocabulary 256000"
 
     # ibm-fms/Bamba-9B's config.json
     yield "bamba-9b", count(tf.BambaForCausalLM, tf.BambaConfig(
