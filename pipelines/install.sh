@@ -41,6 +41,7 @@ for t in $tools; do
     mkdir -p "$root/share/bash-completion/completions"
     install -m "$data" "$top/pipelines/completion.bash" "$root/share/bash-completion/completions/$t"
 done
+put "$data" share/man/man5 "$top/tools/ssm-model.5"
 for f in "$top"/pipelines/*.sh; do
     case ${f##*/} in
     install.sh | bundle.sh | run.sh) ;; # make these folders

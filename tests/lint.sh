@@ -11,7 +11,7 @@ shellcheck -x $(git ls-files -c -o --exclude-standard '*.sh' '*.bash' .ci/run) |
 # The tests' commands stand in strings, which shellcheck cannot see into.
 # shellcheck disable=SC2046
 shellcheck -x -e SC2016,SC2034,SC2154,SC1091,SC2086,SC2317,SC2015 $(git ls-files -c -o --exclude-standard 'tests/*.t') || note 'shellcheck of tests'
-for page in tools/*.1; do
+for page in tools/*.[15]; do
     mandoc -T lint -W warning "$page" || note "$page"
 done
 flags="-std=c11 -D_POSIX_C_SOURCE=200809L -fopenmp -I. -Ikernels -Itests -isystem /usr/include/hdf5/serial -fsyntax-only -Wall -Wextra"

@@ -135,7 +135,8 @@ static void check_sizes(const struct config *c)
 {
     double rows = (double)o.micro * (double)o.seq_len;
     double width = (double)c->d_model + (double)c->d_ff + 4.0 * (double)(c->n_heads * c->headdim) +
-                   2.0 * (double)(c->n_groups * c->d_state) + (double)(c->attn_heads * c->attn_headdim) + (double)c->vocab;
+                   2.0 * (double)(c->n_groups * c->d_state) + (double)(c->attn_heads * c->attn_headdim) +
+                   (double)c->d_inner * (double)(8 + c->d_state) + 8.0 * (double)c->lru_width + (double)c->vocab;
     if (rows * width * (double)c->layers > 1e17 || (double)o.steps * (double)o.batch * (double)o.seq_len > 4e18)
         die_usage("%lld steps of %lld sequences (%lld at a time) of %lld tokens are too much to count", (long long)o.steps,
                   (long long)o.batch, (long long)o.micro, (long long)o.seq_len);

@@ -92,8 +92,11 @@ ok 'each command has its name in the synopsis, and sections are as agreed' '
         done
         page $t | grep -q "^$t - ." && grep -q "^\.TH $(echo $t | tr a-z A-Z) 1 " "$SSM_TOP/tools/$t.1" || exit 1
     done'
+ok 'ssm-model(5) has every name of a model, and no other' '
+    sed -n "/const struct opt table/,/OPT_END/s/.*OPT_[A-Z]*(0, \"\([a-z_]*\)\".*/\1/p" "$SSM_TOP/common/model/config.c" | sort >rows &&
+    sed -n "/^.SH NAMES/,/^.SH EX/s/^.fB\([a-z_]*\).fR = .*/\1/p" "$SSM_TOP/tools/ssm-model.5" | sort >names && [ $(wc -l <rows) -gt 30 ] && diff rows names'
 if command -v mandoc >/dev/null; then
-    ok 'mandoc finds no fault' 'for t in $tools; do mandoc -T lint -W warning "$SSM_TOP/tools/$t.1" || exit 1; done'
+    ok 'mandoc finds no fault' 'for f in "$SSM_TOP"/tools/*.[15]; do mandoc -T lint -W warning "$f" || exit 1; done'
 else
     skip 'mandoc finds no fault' 'no mandoc'
 fi
