@@ -282,6 +282,7 @@ void net_state_clear(struct net_state *s, int64_t b)
 }
 
 int64_t net_state_pos(const struct net_state *s) { return s->pos; }
+void net_state_set_pos(struct net_state *s, int64_t pos) { s->pos = pos; }
 int net_state_tensors(const struct net_state *s) { return s->tensors; }
 
 void net_state_tensor(const struct net_state *s, int i, char name[64], int64_t *floats, float **data)

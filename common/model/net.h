@@ -42,7 +42,9 @@ void net_state_free(struct net_state *s);
 float *net_state_data(struct net_state *s, int64_t *floats);
 /* Zeroes one sequence: it begins anew. */
 void net_state_clear(struct net_state *s, int64_t b);
+/* Tokens that the state has seen. To be set when its data come from elsewhere. */
 int64_t net_state_pos(const struct net_state *s);
+void net_state_set_pos(struct net_state *s, int64_t pos);
 int net_state_tensors(const struct net_state *s);
 /* Tensor i: its name "layers.3.ssm", floats of one sequence, and its data [B, floats]. */
 void net_state_tensor(const struct net_state *s, int i, char name[64], int64_t *floats, float **data);

@@ -82,6 +82,8 @@ bool trainer_save(struct trainer *t, const char *dir, struct attrs *state, const
         attrs_set_int(state, "step", t->step);
         attrs_set_int(state, "samples", t->samples);
         attrs_set_int(state, "tokens", t->tokens);
+        if (t->opt.stream)
+            attrs_set_int(state, "stream_pos", net_state_pos(t->in[0]));
         if (ours)
             ckpt_write_index(dir, all, t->comm->size, &config, state, history, false);
         attrs_free(&config);
@@ -95,6 +97,11 @@ bool trainer_save(struct trainer *t, const char *dir, struct attrs *state, const
 /* Carried states come back when the batch has the same rows; otherwise the streams begin anew elsewhere. */
 static void load_carried(struct trainer *t, struct ckpt *c)
 {
+    int64_t pos;
+    if (t->opt.stream && attrs_try_int(ckpt_state(c), "stream_pos", &pos) < 0)
+        die("'%s' holds no state of streams: %s", ckpt_dir(c), err_last());
+    for (int64_t k = 0; t->opt.stream && k < t->opt.rows / t->opt.micro_rows; k++)
+        net_state_set_pos(t->in[k], pos);
     for (int64_t k = 0; t->opt.stream && k < t->opt.rows / t->opt.micro_rows; k++)
         for (int i = 0; i < net_state_tensors(t->in[k]); i++) {
             float *data;

@@ -9,8 +9,8 @@ export OMP_NUM_THREADS
 
 tiny_text 3000 >text.txt
 "$SSM_BIN/tokshard" encode -q --split para -o data text.txt 2>/dev/null
-tiny_model 'M-*' >tiny.conf
-tiny_model M-M >ssm.conf
+tiny_model 'MS-*RL' >tiny.conf
+tiny_model M-SRL >ssm.conf
 common="--batch 8 --seq-len 64 --warmup 4 --lr 5e-3"
 long="--model ./tiny.conf $common --steps 5000 --save-every 0"
 base="--model ./tiny.conf $common --steps 24"

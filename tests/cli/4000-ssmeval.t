@@ -9,8 +9,8 @@ export OMP_NUM_THREADS
 
 # Documents of a tiny grammar, and a model that has seen a little of it.
 tiny_text 1000 >text.txt
-tiny_model 'M-*' >tiny.conf
-tiny_model M-M >ssm.conf
+tiny_model 'MS*-RL' >tiny.conf
+tiny_model MS-R >ssm.conf
 train="ssmtrain -q --batch 8 --seq-len 64"
 E=$SSM_BIN/ssmeval
 "$SSM_BIN/tokshard" encode -q --split para -o data text.txt &&
