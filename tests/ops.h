@@ -74,7 +74,11 @@ void test_sumsq(void **state);
 
 void test_vmath(void **state);
 void test_act(void **state);
+void test_act_softcap_ends(void **state);
+void test_act_threads(void **state);
 void test_norm(void **state);
+void test_norm_large_mean(void **state);
+void test_norm_equal_channels(void **state);
 void test_gatednorm(void **state);
 void test_norm_nan(void **state);
 void test_norm_threads(void **state);

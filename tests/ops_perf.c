@@ -254,6 +254,13 @@ static void perf_layer(int64_t T, int64_t D, int64_t H, int64_t P, int64_t N, in
     rms.work = ops_bytes(ops_be->norm_work(&rms));
     report("norm_fwd", shape, fastest(call_norm_fwd, &rms), 0, 8 * t * (double)D);
     report("norm_bwd", shape, fastest(call_norm_bwd, &rms), 0, 12 * t * (double)D);
+    rms.center = true;
+    rms.mean = ops_bytes((size_t)T * sizeof(float));
+    rms.bias = rnd(1, D, -1, 1);
+    rms.dbias = rnd(1, D, 0, 0);
+    snprintf(shape, sizeof(shape), "layernorm T %lld D %lld", (long long)T, (long long)D);
+    report("norm_fwd", shape, fastest(call_norm_fwd, &rms), 0, 8 * t * (double)D);
+    report("norm_bwd", shape, fastest(call_norm_bwd, &rms), 0, 12 * t * (double)D);
 
     snprintf(shape, sizeof(shape), "T %lld D %lld", (long long)T, (long long)E);
     gn.rstd = ops_bytes((size_t)T * sizeof(float));
@@ -336,9 +343,10 @@ static void perf_attn(int64_t T, int64_t Hq, int64_t Hkv, int64_t hd)
 
 static void perf_points(int64_t M, int64_t D, int64_t n)
 {
-    static const char *const name[] = { "gelu", "gelu_tanh", "relu2", "silu" };
+    static const char *const name[] = { "gelu", "gelu_tanh", "relu2", "silu", "softcap" };
     struct activation a = { .M = M,
                             .D = D,
+                            .cap = 2,
                             .x = rnd(M, D, -3, 3),
                             .y = rnd(M, D, 0, 0),
                             .dy = rnd(M, D, -1, 1),
@@ -348,11 +356,19 @@ static void perf_points(int64_t M, int64_t D, int64_t n)
     };
     char shape[64];
 
-    for (int k = 0; k < 4; k++) {
+    for (int k = 0; k < 5; k++) {
         a.kind = (enum act)k;
         snprintf(shape, sizeof(shape), "%s %lldx%lld", name[k], (long long)M, (long long)D);
         report("act_fwd", shape, fastest(call_act_fwd, &a), 0, 8 * (double)(M * D));
         report("act_bwd", shape, fastest(call_act_bwd, &a), 0, 12 * (double)(M * D));
+    }
+    a.u = rnd(M, D, -1, 1);
+    a.du = rnd(M, D, 0, 0);
+    for (int k = ACT_GELU_TANH; k <= ACT_SILU; k += ACT_SILU - ACT_GELU_TANH) {
+        a.kind = (enum act)k;
+        snprintf(shape, sizeof(shape), "%s gated %lldx%lld", name[k], (long long)M, (long long)D);
+        report("act_fwd", shape, fastest(call_act_fwd, &a), 0, 12 * (double)(M * D));
+        report("act_bwd", shape, fastest(call_act_bwd, &a), 0, 20 * (double)(M * D));
     }
     w.grad = rnd(1, n, -1, 1).data;
     w.p = rnd(1, n, -1, 1).data;
