@@ -8,6 +8,8 @@
 
 #include "cpu.h"
 
+static float scale_of(const struct embed *a) { return a->scale == 0 ? 1.0f : (float)a->scale; }
+
 static void check_ids(const struct embed *a, const char *op)
 {
     if (!a->ids)
@@ -19,16 +21,30 @@ static void check_ids(const struct embed *a, const char *op)
 
 void cpu_embed_fwd(const struct embed *a)
 {
+    float scale = scale_of(a);
+
     CPU_NEED("embed_fwd", a, table);
     CPU_NEED("embed_fwd", a, y);
     check_ids(a, "embed_fwd");
 #pragma omp parallel for schedule(static)
-    for (int64_t m = 0; m < a->M; m++)
-        memcpy(cpu_row(&a->y, m), cpu_row(&a->table, a->ids[m]), (size_t)a->D * sizeof(float));
+    for (int64_t m = 0; m < a->M; m++) {
+        const float *from = cpu_row(&a->table, a->ids[m]);
+        float *y = cpu_row(&a->y, m);
+
+        if (scale == 1.0f) {
+            memcpy(y, from, (size_t)a->D * sizeof(float));
+            continue;
+        }
+#pragma omp simd
+        for (int64_t c = 0; c < a->D; c++)
+            y[c] = scale * from[c];
+    }
 }
 
 void cpu_embed_bwd(const struct embed *a)
 {
+    float scale = scale_of(a);
+
     CPU_NEED("embed_bwd", a, dy);
     CPU_NEED("embed_bwd", a, dtable);
     check_ids(a, "embed_bwd");
@@ -42,7 +58,7 @@ void cpu_embed_bwd(const struct embed *a)
 
 #pragma omp simd
             for (int64_t c = c0; c < c1; c++)
-                d[c] += dy[c];
+                d[c] += scale * dy[c]; /* a product with 1 is exact */
         }
     }
 }

@@ -84,6 +84,8 @@ void cpu_matmul(const struct matmul *a)
     CPU_NEED("matmul", a, c);
     CPU_ALLOW("matmul", a, add);
     CPU_ALLOW("matmul", a, bias);
+    if (add == pc && a->M > 1 && a->add.ld != a->c.ld)
+        cpu_fault("matmul", "add", "is c, but its rows lie elsewhere");
     if (a->M <= 0 || a->N <= 0)
         return;
     for (int64_t i = 0; i < cpu_max(1, a->batch); i++)

@@ -1,9 +1,10 @@
 /* xent.c - linear head and softmax cross-entropy, a block of rows at a time
  * SPDX-License-Identifier: MIT
  *
- * z = x w^T;  loss = logsumexp(z) - z[target];  q = softmax(z) - onehot(target), zero rows where the
- * target is negative;  dx = q w;  dw += q^T x. Only one block of z [rows,V] is in memory: at most
- * LOGITS floats of it, but at least 64 rows, below which the products become slow.
+ * s = x w^T;  z = s, or cap tanh(s/cap);  loss = logsumexp(z) - z[target];
+ * e = (softmax(z) - onehot(target)) dz/ds, zero rows where the target is negative;  dz/ds = 1 - (z/cap)^2;
+ * dx = e w;  dw += e^T x. Only one block of z [rows,V] is in memory: at most LOGITS floats of it, but at
+ * least 64 rows, below which the products become slow.
  */
 #include <math.h>
 #include <string.h>
@@ -46,10 +47,19 @@ static float strip_max(int64_t n, const float *z)
     return top;
 }
 
-/* Loss of one row of logits; with grad z becomes softmax(z) - onehot(target). The sum is taken strip by
- * strip, relative to the largest logit so far, so that the row is read once. */
-static float row_loss(int64_t V, float *z, int32_t target, bool grad)
+/* d z/d s of a capped logit, from z; the rounding of z/cap must not turn its sign. */
+static inline float cap_slope(float z, float inverse)
 {
+    float slope = 1.0f - z * inverse * (z * inverse);
+
+    return slope < 0.0f ? 0.0f : slope;
+}
+
+/* Loss of one row of logits; with grad they become (softmax(z) - onehot(target)) dz/ds. The sum is taken
+ * strip by strip, relative to the largest logit so far, so that the row is read once. cap = 0: none. */
+static float row_loss(int64_t V, float *z, int32_t target, float cap, bool grad)
+{
+    float inverse = cap > 0.0f ? 1.0f / cap : 0.0f;
     float top = -INFINITY, zt;
     double sum = 0;
 
@@ -58,11 +68,15 @@ static float row_loss(int64_t V, float *z, int32_t target, bool grad)
             memset(z, 0, (size_t)V * sizeof(float));
         return 0.0f;
     }
-    zt = z[target];
     for (int64_t v0 = 0; v0 < V; v0 += STRIP) {
         int64_t n = cpu_min(STRIP, V - v0);
-        float most = strip_max(n, z + v0), part = 0;
+        float most, part = 0;
 
+        if (cap > 0.0f)
+#pragma omp simd
+            for (int64_t v = v0; v < v0 + n; v++)
+                z[v] = cap * vmath_tanh(z[v] * inverse);
+        most = strip_max(n, z + v0);
         if (most > top) {
             sum *= exp((double)top - (double)most);
             top = most;
@@ -72,7 +86,15 @@ static float row_loss(int64_t V, float *z, int32_t target, bool grad)
             part += vmath_exp(z[v] - top);
         sum += (double)part;
     }
-    if (grad) {
+    zt = z[target];
+    if (grad && cap > 0.0f) {
+        float scale = (float)(1.0 / sum);
+
+#pragma omp simd
+        for (int64_t v = 0; v < V; v++)
+            z[v] = vmath_exp(z[v] - top) * scale * cap_slope(z[v], inverse);
+        z[target] -= cap_slope(zt, inverse);
+    } else if (grad) {
         float scale = (float)(1.0 / sum);
 
 #pragma omp simd
@@ -87,13 +109,15 @@ void cpu_xent(const struct xent *a)
 {
     int64_t rows = block_rows(a), ld = cpu_round(a->V);
     bool grad = a->dx.data != NULL;
-    float *z = cpu_scratch("xent", a->work);
+    float *z = cpu_scratch("xent", a->work), cap = (float)a->softcap;
 
     CPU_NEED("xent", a, x);
     CPU_NEED("xent", a, w);
     CPU_ALLOW("xent", a, dx);
     if (grad)
         CPU_NEED("xent", a, dw);
+    if (a->softcap < 0)
+        cpu_fault("xent", "softcap", "is negative");
     for (int64_t m = 0; m < a->M; m++)
         if (a->target[m] >= a->V)
             cpu_fault("xent", "target", "holds a token outside the vocabulary");
@@ -109,7 +133,7 @@ void cpu_xent(const struct xent *a)
 
 #pragma omp for schedule(static)
             for (int64_t m = 0; m < n; m++)
-                a->loss[m0 + m] = row_loss(a->V, z + m * ld, a->target[m0 + m], grad);
+                a->loss[m0 + m] = row_loss(a->V, z + m * ld, a->target[m0 + m], cap, grad);
             cpu_flush_end(mode);
         }
         if (!grad)

@@ -65,9 +65,13 @@ void test_memory(void **state);
 void test_huge_rows(void **state);
 
 void test_matmul(void **state);
+void test_matmul_blocks(void **state);
+void test_colsum(void **state);
+void test_colsum_threads(void **state);
 void test_embed(void **state);
 void test_xent(void **state);
 void test_xent_gradients(void **state);
+void test_xent_softcap(void **state);
 void test_xent_nan(void **state);
 void test_adamw(void **state);
 void test_sumsq(void **state);
