@@ -103,8 +103,12 @@ void test_ssd_threads(void **state);
 
 void test_attn_forward(void **state);
 void test_attn_gradients(void **state);
+void test_attn_wide(void **state);
+void test_attn_halo(void **state);
+void test_attn_skips(void **state);
 void test_attn_tail(void **state);
 void test_attn_steps(void **state);
+void test_attn_ring(void **state);
 void test_attn_documents(void **state);
 void test_attn_threads(void **state);
 

@@ -308,36 +308,52 @@ static void call_sumsq(void *a)
     w->gscale = ops_be->sumsq(w->p, w->n);
 }
 
-static void perf_attn(int64_t T, int64_t Hq, int64_t Hkv, int64_t hd)
+/* Scores of T queries over the keys up to each, at most `window` of them. */
+static double scores(int64_t T, int64_t window)
 {
-    struct attn a = { .B = 1,
+    double t = (double)T, w = window > 0 && window < T ? (double)window : t;
+
+    return t * w - w * (w - 1) / 2;
+}
+
+static void perf_attn(int64_t B, int64_t T, int64_t Hq, int64_t Hkv, int64_t hd, int64_t window,
+                      double softcap)
+{
+    struct attn a = { .B = B,
                       .T = T,
                       .S = T,
                       .Smax = T,
                       .Hq = Hq,
                       .Hkv = Hkv,
                       .hd = hd,
+                      .window = window,
                       .scale = 1 / sqrt((double)hd),
-                      .q = rnd(T, Hq * hd, -1, 1),
-                      .k = rnd(T, Hkv * hd, -1, 1),
-                      .v = rnd(T, Hkv * hd, -1, 1),
-                      .o = rnd(T, Hq * hd, 0, 0),
-                      .dout = rnd(T, Hq * hd, -1, 1),
-                      .dq = rnd(T, Hq * hd, 0, 0),
-                      .dk = rnd(T, Hkv * hd, 0, 0),
-                      .dv = rnd(T, Hkv * hd, 0, 0) };
-    double half = (double)T * (double)(T + 1) / 2 * (double)(Hq * hd) * 2;
+                      .softcap = softcap,
+                      .q = rnd(B * T, Hq * hd, -1, 1),
+                      .k = rnd(B * T, Hkv * hd, -1, 1),
+                      .v = rnd(B * T, Hkv * hd, -1, 1),
+                      .o = rnd(B * T, Hq * hd, 0, 0),
+                      .dout = rnd(B * T, Hq * hd, -1, 1),
+                      .dq = rnd(B * T, Hq * hd, 0, 0),
+                      .dk = rnd(B * T, Hkv * hd, 0, 0),
+                      .dv = rnd(B * T, Hkv * hd, 0, 0) };
+    double half = scores(T, window) * (double)(B * Hq * hd) * 2;
+    double seen = (double)(B * Hkv * hd) * (double)(window > 0 && window < T ? window : T);
     char shape[64];
+    int n = snprintf(shape, sizeof(shape), "%lldx%lld heads %lld/%lld hd %lld", (long long)B, (long long)T,
+                     (long long)Hq, (long long)Hkv, (long long)hd);
 
-    snprintf(shape, sizeof(shape), "T %lld Hq %lld Hkv %lld hd %lld", (long long)T, (long long)Hq,
-             (long long)Hkv, (long long)hd);
-    a.lse = ops_bytes((size_t)(Hq * T) * sizeof(float));
+    if (window)
+        n += snprintf(shape + n, sizeof(shape) - (size_t)n, " win %lld", (long long)window);
+    if (softcap > 0)
+        snprintf(shape + n, sizeof(shape) - (size_t)n, " cap %.0f", softcap);
+    a.lse = ops_bytes((size_t)(B * Hq * T) * sizeof(float));
     a.work = ops_bytes(ops_be->attn_work(&a));
     report("attn_fwd", shape, fastest(call_attn_fwd, &a), 2 * half, 0);
     report("attn_bwd", shape, fastest(call_attn_bwd, &a), 5 * half, 0);
     a.T = 1;
     a.q0 = T - 1;
-    report("attn_step", "one token", fastest(call_attn_step, &a), 0, 8.0 * (double)(T * Hkv * hd));
+    report("attn_step", "one token", fastest(call_attn_step, &a), 0, 8 * seen);
     ops_teardown(NULL);
 }
 
@@ -387,7 +403,11 @@ void ops_perf(void)
     printf("# %-12s %-34s %9s %9s %6s %8s\n", "op", "shape", "ms", "GFLOP/s", "share%", "GB/s");
     perf_layer(1024, 768, 24, 64, 128, 256, 50288);
     perf_layer(512, 256, 8, 64, 64, 64, 257);
-    perf_attn(1024, 12, 12, 64);
-    perf_attn(2048, 32, 8, 128);
+    perf_attn(1, 1024, 12, 12, 64, 0, 0);
+    perf_attn(8, 512, 4, 4, 64, 0, 0); /* gpt-demo */
+    perf_attn(1, 2048, 32, 8, 128, 0, 0);
+    for (int64_t T = 1024; T <= 4096; T *= 2) /* time is linear in T */
+        perf_attn(1, T, 10, 1, 256, 512, 0);
+    perf_attn(1, 1024, 12, 12, 64, 0, 50);
     perf_points(1024, 3072, 16 << 20);
 }
