@@ -152,21 +152,6 @@ static void mask(const struct tile *u, int64_t k0, int64_t n, float *s)
             s[k * TILE + t] = k < lo[t] || k > hi[t] ? NEVER : s[k * TILE + t];
 }
 
-/* tanh: a Chebyshev fit of x + x^3 P(x^2) for |x| < 0.625, where the other form cancels; 1.5 ulp */
-static inline float tanh_of(float x)
-{
-    float m = x < 0.0f ? -x : x, z = x * x, q;
-    float far = 1.0f - 2.0f / (1.0f + vmath_exp(2.0f * m));
-
-    q = -6.096714166e-3f;
-    q = q * z + 2.099717900e-2f;
-    q = q * z - 5.385090958e-2f;
-    q = q * z + 1.333276974e-1f;
-    q = q * z - 3.333332894e-1f;
-    q = q * z * x + x;
-    return m < 0.625f ? q : (x < 0.0f ? -far : far);
-}
-
 /* s [count] = softcap tanh(s/softcap) */
 static void cap_scores(const struct attn *a, int64_t count, float *s)
 {
@@ -174,7 +159,7 @@ static void cap_scores(const struct attn *a, int64_t count, float *s)
 
 #pragma omp simd
     for (int64_t i = 0; i < count; i++)
-        s[i] = cap * tanh_of(s[i] * inv);
+        s[i] = cap * vmath_tanh(s[i] * inv);
 }
 
 /* Row `key` of the packed keys (part 0) or values (part 1) that head h of sequence b attends to. */
