@@ -8,7 +8,7 @@
 
 /* Zero-initialise. */
 struct jsonl {
-    struct json_t *root; /* jansson's */
+    struct json *root;   /* what the text belongs to */
     const char *text;    /* UTF-8, n bytes; NULL: there is none */
     size_t n;
 };
