@@ -69,8 +69,12 @@ int foreign_try_sort(struct foreign_list *l) __attribute__((warn_unused_result))
 /* In a sorted list; NULL when there is none. */
 const struct foreign_tensor *foreign_find(const struct foreign_list *l, const char *name);
 const struct foreign_value *foreign_find_value(const struct foreign_list *l, const char *name);
+/* Forgets the values that were added after the first n. */
+void foreign_drop_values(struct foreign_list *l, size_t n);
 void foreign_free(struct foreign_list *l);
 
+/* Names are 1 to FOREIGN_MAX_NAME bytes without control bytes: 0, or -1 with err_last(). */
+int foreign_try_name(const char *name, size_t n) __attribute__((warn_unused_result));
 /* pread() of exactly n bytes at an offset: 0, or -1 with err_last(), "FILE: ..." (the file ends before,
  * or the reason). */
 int foreign_try_pread(const char *path, int fd, int64_t offset, void *data, size_t n)
