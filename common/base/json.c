@@ -22,8 +22,9 @@ static json_t *theirs(const struct json *j) { return (json_t *)(uintptr_t)j; }
 
 /* ---- reading ---- */
 
-/* Copies JSON and puts what only Python takes for JSON into words that all take: NaN and Infinity into quotes, "e0"
- * behind integers of more than 18 digits. Strings are left alone; what is wrong stays wrong. */
+/* Copies JSON and puts what only Python takes for JSON into words that all take: NaN and Infinity into
+ * quotes, "e0" behind integers of more than 18 digits. Strings are left alone; what is wrong stays wrong.
+ * */
 static void to_plain(const char *d, size_t n, struct buf *out)
 {
     static const char *const words[] = { "NaN", "Infinity", "-Infinity" };
@@ -141,14 +142,21 @@ enum json_kind json_kind(const struct json *j)
     if (!j)
         return JSON_NONE;
     switch (json_typeof(theirs(j))) {
-    case JSON_OBJECT: return JSON_MAP;
-    case JSON_ARRAY: return JSON_LIST;
-    case JSON_STRING: return JSON_TEXT;
-    case JSON_INTEGER: return JSON_INT;
-    case JSON_REAL: return JSON_FLOAT;
+    case JSON_OBJECT:
+        return JSON_MAP;
+    case JSON_ARRAY:
+        return JSON_LIST;
+    case JSON_STRING:
+        return JSON_TEXT;
+    case JSON_INTEGER:
+        return JSON_INT;
+    case JSON_REAL:
+        return JSON_FLOAT;
     case JSON_TRUE:
-    case JSON_FALSE: return JSON_BOOL;
-    case JSON_NULL: break;
+    case JSON_FALSE:
+        return JSON_BOOL;
+    case JSON_NULL:
+        break;
     }
     return JSON_NONE;
 }
@@ -163,10 +171,15 @@ const struct json *json_at(const struct json *object, const char *key)
 static int wrong(const char *what, const struct json *j, const char *wanted)
 {
     char *text = NULL;
-    const char *shown = json_kind(j) == JSON_MAP ? "an object" : json_kind(j) == JSON_LIST ? "an array" : NULL;
+    const char *shown = json_kind(j) == JSON_MAP    ? "an object"
+                        : json_kind(j) == JSON_LIST ? "an array"
+                                                    : NULL;
     if (!shown)
         text = json_dumps(theirs(j), JSON_ENCODE_ANY | JSON_ENSURE_ASCII);
-    err_set("'%s' is %.60s%s, not %s", what, shown ? shown : text ? text : "?",
+    err_set("'%s' is %.60s%s, not %s", what,
+            shown  ? shown
+            : text ? text
+                   : "?",
             text && strlen(text) > 60 ? "..." : "", wanted);
     free(text);
     return -1;
@@ -259,7 +272,8 @@ int json_try_text(const struct json *object, const char *key, const char **v, si
     return found;
 }
 
-static int try_container(const struct json *object, const char *key, enum json_kind kind, const struct json **v)
+static int try_container(const struct json *object, const char *key, enum json_kind kind,
+                         const struct json **v)
 {
     const struct json *j = json_at(object, key);
     if (!j)
@@ -329,9 +343,13 @@ size_t json_count(const struct json *j)
     return json_kind(j) == JSON_MAP ? json_object_size(theirs(j)) : json_array_size(theirs(j));
 }
 
-const struct json *json_item(const struct json *array, size_t i) { return ours(json_array_get(theirs(array), i)); }
+const struct json *json_item(const struct json *array, size_t i)
+{
+    return ours(json_array_get(theirs(array), i));
+}
 
-const void *json_next(const struct json *object, const void *after, const char **key, const struct json **value)
+const void *json_next(const struct json *object, const void *after, const char **key,
+                      const struct json **value)
 {
     json_t *o = theirs(object);
     void *it = after ? json_object_iter_next(o, (void *)(uintptr_t)after) : json_object_iter(o);
@@ -368,7 +386,10 @@ struct json *json_make_list(void) { return ours(made(json_array(), "an array"));
 void json_put_int(struct json *map, const char *key, int64_t v) { put(map, key, made(json_integer(v), key)); }
 void json_put_real(struct json *map, const char *key, double v) { put(map, key, made(json_real(v), key)); }
 void json_put_bool(struct json *map, const char *key, bool v) { put(map, key, json_boolean(v)); }
-void json_put_str(struct json *map, const char *key, const char *v) { put(map, key, made(json_string(v), key)); }
+void json_put_str(struct json *map, const char *key, const char *v)
+{
+    put(map, key, made(json_string(v), key));
+}
 void json_put_null(struct json *map, const char *key) { put(map, key, json_null()); }
 void json_put(struct json *map, const char *key, struct json *v) { put(map, key, theirs(v)); }
 void json_add_int(struct json *list, int64_t v) { add(list, made(json_integer(v), "an element")); }
@@ -391,11 +412,13 @@ static size_t digits_of(json_t *j)
     }
     const char *key;
     json_t *v;
-    json_object_foreach(j, key, v) {
+    json_object_foreach(j, key, v)
+    {
         size_t d = digits_of(v);
         most = d > most ? d : most;
     }
-    json_array_foreach(j, i, v) {
+    json_array_foreach(j, i, v)
+    {
         size_t d = digits_of(v);
         most = d > most ? d : most;
     }

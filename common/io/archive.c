@@ -88,7 +88,8 @@ static int try_shard_names(const char *path, const struct json *map, const char 
     const struct json *value;
     size_t m = 0, kept = 0;
     const char **all = xcalloc(json_count(map) + 1, sizeof *all);
-    for (const void *it = json_next(map, NULL, &tensor, &value); it; it = json_next(map, it, &tensor, &value)) {
+    for (const void *it = json_next(map, NULL, &tensor, &value); it;
+         it = json_next(map, it, &tensor, &value)) {
         if (json_try_str_of(value, tensor, &shard) < 0) {
             free(all);
             return err_set("%s: %s", path, err_last());

@@ -14,11 +14,14 @@ static const struct {
     const char *name;
     int size;
 } types[FOREIGN_DTYPES] = {
-    [FOREIGN_F64] = { "F64", 8 },         [FOREIGN_F32] = { "F32", 4 },         [FOREIGN_F16] = { "F16", 2 },
-    [FOREIGN_BF16] = { "BF16", 2 },       [FOREIGN_I64] = { "I64", 8 },         [FOREIGN_I32] = { "I32", 4 },
-    [FOREIGN_I16] = { "I16", 2 },         [FOREIGN_I8] = { "I8", 1 },           [FOREIGN_U64] = { "U64", 8 },
-    [FOREIGN_U32] = { "U32", 4 },         [FOREIGN_U16] = { "U16", 2 },         [FOREIGN_U8] = { "U8", 1 },
-    [FOREIGN_BOOL] = { "BOOL", 1 },       [FOREIGN_F8_E4M3] = { "F8_E4M3", 1 }, [FOREIGN_F8_E5M2] = { "F8_E5M2", 1 },
+    [FOREIGN_F64] = { "F64", 8 },         [FOREIGN_F32] = { "F32", 4 },
+    [FOREIGN_F16] = { "F16", 2 },         [FOREIGN_BF16] = { "BF16", 2 },
+    [FOREIGN_I64] = { "I64", 8 },         [FOREIGN_I32] = { "I32", 4 },
+    [FOREIGN_I16] = { "I16", 2 },         [FOREIGN_I8] = { "I8", 1 },
+    [FOREIGN_U64] = { "U64", 8 },         [FOREIGN_U32] = { "U32", 4 },
+    [FOREIGN_U16] = { "U16", 2 },         [FOREIGN_U8] = { "U8", 1 },
+    [FOREIGN_BOOL] = { "BOOL", 1 },       [FOREIGN_F8_E4M3] = { "F8_E4M3", 1 },
+    [FOREIGN_F8_E5M2] = { "F8_E5M2", 1 },
 };
 
 const char *foreign_dtype_name(enum foreign_dtype d) { return types[d].name; }
@@ -118,7 +121,8 @@ int foreign_try_unpack(enum foreign_dtype from, const void *raw, int64_t n, floa
             out[i] = (float)d;
         }
         return 0;
-    default: return err_set("stored as %s, which is not read as numbers", types[from].name);
+    default:
+        return err_set("stored as %s, which is not read as numbers", types[from].name);
     }
 }
 
@@ -145,7 +149,8 @@ int foreign_try_pack(enum foreign_dtype to, const float *in, int64_t n, void *ra
         for (int64_t i = 0; i < n; i++)
             memcpy(p + 8 * i, &(double){ in[i] }, 8);
         return 0;
-    default: return err_set("numbers are not written as %s", types[to].name);
+    default:
+        return err_set("numbers are not written as %s", types[to].name);
     }
 }
 

@@ -6,159 +6,10 @@
  * Strings stay where they are in the pickle. At the end the result is walked once, with a path, and what
  * is a tensor or a plain value goes to the list.
  */
-#include "pickle.h"
-
-#include <errno.h>
+#include "pickle_private.h"
 
 #include "common/base/err.h"
 #include "common/base/mem.h"
-
-enum {
-    MAX_VALUES = 4000000,
-    MAX_STACK = 1000000,
-    MAX_TENSORS = 1000000,       /* also storages */
-    MAX_ITEMS = 16000000,        /* in all containers together */
-    MAX_DEPTH = 64,              /* containers in containers */
-    MAX_VISITS = 4000000,        /* of values, on all paths */
-    MAX_TEXT = 64 << 20,         /* bytes of names and strings of the result */
-    MAX_STRING = 1 << 16,        /* longer ones are no configuration: left out */
-    MAX_GLOBAL = 200             /* bytes of a module's or a class's name */
-};
-
-enum kind {
-    NONE, TRUTH, INT, REAL, STRING,
-    LIST, TUPLE, DICT, SPACE,    /* SPACE: an argparse.Namespace, kept as its dictionary */
-    GLOBAL, STORAGE, TENSOR,
-    OPAQUE                       /* there is something, nobody looks at it */
-};
-
-struct value {
-    enum kind kind;
-    union {
-        int64_t i;
-        double r;
-        struct {
-            uint32_t at, n;      /* in the pickle */
-        } s;
-        uint32_t row;            /* of lists, storages, tensors; of `globals` */
-    } u;
-};
-
-struct list {                    /* a dictionary: key, value, key, value ... */
-    uint32_t *v;
-    size_t n, cap;
-    bool busy;                   /* the walk is in it */
-};
-
-struct storage {
-    uint32_t key;                /* the value that is its key */
-    enum foreign_dtype dtype;
-    int64_t elements;
-};
-
-struct tensor {
-    uint32_t storage;
-    int64_t first;               /* element of the storage */
-    bool packed;                 /* contiguous, rows first */
-    int ndim;
-    int64_t shape[FOREIGN_MAX_DIM];
-};
-
-struct machine {
-    const char *path;
-    const unsigned char *data;
-    size_t n, at;
-    struct value *values;
-    size_t n_values, cap_values;
-    uint32_t *stack;
-    size_t n_stack, cap_stack;
-    size_t *marks;               /* heights of the stack */
-    size_t n_marks, cap_marks;
-    uint32_t *memo;              /* value + 1; 0: none */
-    size_t n_memo, used_memo;
-    struct list *lists;
-    size_t n_lists, cap_lists, n_items;
-    struct storage *storages;
-    size_t n_storages, cap_storages;
-    struct tensor *tensors;
-    size_t n_tensors, cap_tensors;
-    /* the walk */
-    pickle_find_storage *find;
-    void *find_arg;
-    int file;
-    struct foreign_list *out;
-    char name[FOREIGN_MAX_NAME + 1];
-    size_t name_len, visits, text;
-};
-
-/* ---- the names that have a meaning ---- */
-
-enum meaning {
-    M_ORDERED_DICT, M_TENSOR, M_PARAMETER, M_SIZE, M_NAMESPACE,
-    M_STORAGE,                   /* a class of storages; arg: its dtype */
-    M_DTYPE,                     /* a value by itself: its name */
-    M_OPAQUE                     /* whatever it is called with */
-};
-
-static const struct global {
-    const char *name;
-    enum meaning meaning;
-    enum foreign_dtype dtype;
-} globals[] = {
-    { "collections.OrderedDict", M_ORDERED_DICT, 0 },
-    { "torch._utils._rebuild_tensor_v2", M_TENSOR, 0 },
-    { "torch._utils._rebuild_parameter", M_PARAMETER, 0 },
-    { "torch.Size", M_SIZE, 0 },
-    { "argparse.Namespace", M_NAMESPACE, 0 },
-    { "torch.DoubleStorage", M_STORAGE, FOREIGN_F64 },
-    { "torch.FloatStorage", M_STORAGE, FOREIGN_F32 },
-    { "torch.HalfStorage", M_STORAGE, FOREIGN_F16 },
-    { "torch.BFloat16Storage", M_STORAGE, FOREIGN_BF16 },
-    { "torch.LongStorage", M_STORAGE, FOREIGN_I64 },
-    { "torch.IntStorage", M_STORAGE, FOREIGN_I32 },
-    { "torch.ShortStorage", M_STORAGE, FOREIGN_I16 },
-    { "torch.CharStorage", M_STORAGE, FOREIGN_I8 },
-    { "torch.ByteStorage", M_STORAGE, FOREIGN_U8 },
-    { "torch.BoolStorage", M_STORAGE, FOREIGN_BOOL },
-    { "torch.UntypedStorage", M_STORAGE, FOREIGN_U8 },
-    { "torch.storage.UntypedStorage", M_STORAGE, FOREIGN_U8 },
-    { "torch.storage._UntypedStorage", M_STORAGE, FOREIGN_U8 },
-    { "torch.storage.TypedStorage", M_STORAGE, FOREIGN_U8 },
-    { "torch.storage._TypedStorage", M_STORAGE, FOREIGN_U8 },
-    { "torch.float64", M_DTYPE, 0 },
-    { "torch.float32", M_DTYPE, 0 },
-    { "torch.float16", M_DTYPE, 0 },
-    { "torch.bfloat16", M_DTYPE, 0 },
-    { "torch.float8_e4m3fn", M_DTYPE, 0 },
-    { "torch.float8_e5m2", M_DTYPE, 0 },
-    { "torch.int64", M_DTYPE, 0 },
-    { "torch.int32", M_DTYPE, 0 },
-    { "torch.int16", M_DTYPE, 0 },
-    { "torch.int8", M_DTYPE, 0 },
-    { "torch.uint8", M_DTYPE, 0 },
-    { "torch.bool", M_DTYPE, 0 },
-    { "torch.device", M_OPAQUE, 0 },
-    { "io.BytesIO", M_OPAQUE, 0 },
-    { "_io.BytesIO", M_OPAQUE, 0 },
-    { "_codecs.encode", M_OPAQUE, 0 },      /* how protocol 2 spells bytes */
-    { "__builtin__.bytes", M_OPAQUE, 0 },
-    { "__builtin__.bytearray", M_OPAQUE, 0 },
-    { "builtins.bytearray", M_OPAQUE, 0 },
-    { "__builtin__.set", M_OPAQUE, 0 },
-    { "builtins.set", M_OPAQUE, 0 },
-    { "pathlib.Path", M_OPAQUE, 0 },
-    { "pathlib.PosixPath", M_OPAQUE, 0 },
-    { "pathlib._local.PosixPath", M_OPAQUE, 0 },
-    { "numpy.ndarray", M_OPAQUE, 0 },
-    { "numpy.dtype", M_OPAQUE, 0 },
-    { "numpy.core.multiarray._reconstruct", M_OPAQUE, 0 },
-    { "numpy._core.multiarray._reconstruct", M_OPAQUE, 0 },
-    { "numpy.core.multiarray.scalar", M_OPAQUE, 0 },
-    { "numpy._core.multiarray.scalar", M_OPAQUE, 0 },
-    { "megatron enumeration", M_OPAQUE, 0 }, /* the last: any class of a module megatron.*.enums */
-};
-
-enum { N_GLOBALS = sizeof globals / sizeof *globals };
 
 /* ---- values ---- */
 
@@ -172,10 +23,6 @@ static int refuse(const struct machine *m, const char *fmt, ...)
     va_end(ap);
     return err_set("%s: the pickle, at byte %zu: %s", m->path, m->at, text);
 }
-
-static struct list *list_of(struct machine *m, const struct value *v) { return &m->lists[v->u.row]; }
-
-static bool has_list(const struct value *v) { return v->kind >= LIST && v->kind <= SPACE; }
 
 static int push_row(struct machine *m, uint32_t value)
 {
@@ -196,13 +43,13 @@ static int push(struct machine *m, struct value v)
 
 static int push_kind(struct machine *m, enum kind kind) { return push(m, (struct value){ .kind = kind }); }
 
-static int push_int(struct machine *m, int64_t i)
-{
-    return push(m, (struct value){ .kind = INT, .u.i = i });
-}
+static int push_int(struct machine *m, int64_t i) { return push(m, (struct value){ .kind = INT, .u.i = i }); }
 
 /* How many values are above the last mark. */
-static size_t height(const struct machine *m) { return m->n_stack - (m->n_marks ? m->marks[m->n_marks - 1] : 0); }
+static size_t height(const struct machine *m)
+{
+    return m->n_stack - (m->n_marks ? m->marks[m->n_marks - 1] : 0);
+}
 
 static int need(const struct machine *m, size_t n)
 {
@@ -341,11 +188,6 @@ static int get_memo(struct machine *m, uint64_t i)
     return push_row(m, m->memo[i] - 1);
 }
 
-static bool is_enum_module(const char *name, size_t n)
-{
-    return n >= 14 && memcmp(name, "megatron.", 9) == 0 && memcmp(name + n - 6, ".enums", 6) == 0;
-}
-
 static int push_global(struct machine *m, const char *module, size_t nm, const char *name, size_t nn)
 {
     char full[2 * MAX_GLOBAL + 2];
@@ -354,13 +196,11 @@ static int push_global(struct machine *m, const char *module, size_t nm, const c
     snprintf(full, sizeof full, "%.*s.%.*s", (int)nm, module, (int)nn, name);
     if (strlen(full) != nm + 1 + nn || foreign_try_name(full, nm + 1 + nn) < 0)
         return refuse(m, "an imported name with control bytes");
-    uint32_t row = is_enum_module(module, nm) ? N_GLOBALS - 1 : 0;
-    while (row < N_GLOBALS && row != N_GLOBALS - 1 && strcmp(globals[row].name, full) != 0)
-        row++;
-    if (row == N_GLOBALS - 1 && !is_enum_module(module, nm))
-        return err_set("%s: the pickle names '%s', which this reader does not know; nothing was executed", m->path,
-                       full);
-    return push(m, (struct value){ .kind = GLOBAL, .u.row = row });
+    int row = pickle_find_global(full, module, nm);
+    if (row < 0)
+        return err_set("%s: the pickle names '%s', which this reader does not know; nothing was executed",
+                       m->path, full);
+    return push(m, (struct value){ .kind = GLOBAL, .u.row = (uint32_t)row });
 }
 
 static int do_global(struct machine *m)
@@ -373,8 +213,6 @@ static int do_global(struct machine *m)
     m->at += (size_t)(end2 + 1 - line);
     return push_global(m, line, (size_t)(end - line), end + 1, (size_t)(end2 - end - 1));
 }
-
-static const char *text_of(const struct machine *m, const struct value *v) { return (const char *)m->data + v->u.s.at; }
 
 static int do_stack_global(struct machine *m)
 {
@@ -389,8 +227,6 @@ static int do_stack_global(struct machine *m)
 
 /* ---- what the known names do ---- */
 
-static const struct value *item(const struct machine *m, const struct list *l, size_t i) { return &m->values[l->v[i]]; }
-
 /* ('storage', CLASS, KEY, LOCATION, ELEMENTS) */
 static int do_persistent(struct machine *m)
 {
@@ -400,12 +236,12 @@ static int do_persistent(struct machine *m)
     const struct list *l = id->kind == TUPLE ? list_of(m, id) : NULL;
     if (!l || l->n < 5 || item(m, l, 0)->kind != STRING || item(m, l, 0)->u.s.n != 7 ||
         memcmp(text_of(m, item(m, l, 0)), "storage", 7) != 0 || item(m, l, 1)->kind != GLOBAL ||
-        globals[item(m, l, 1)->u.row].meaning != M_STORAGE || item(m, l, 2)->kind != STRING ||
+        pickle_globals[item(m, l, 1)->u.row].meaning != M_STORAGE || item(m, l, 2)->kind != STRING ||
         item(m, l, 4)->kind != INT || item(m, l, 4)->u.i < 0)
         return refuse(m, "a persistent id that is not torch's ('storage', class, key, location, elements)");
     if (m->n_storages >= MAX_TENSORS)
         return refuse(m, "more than %d storages", MAX_TENSORS);
-    struct storage s = { l->v[2], globals[item(m, l, 1)->u.row].dtype, item(m, l, 4)->u.i };
+    struct storage s = { l->v[2], pickle_globals[item(m, l, 1)->u.row].dtype, item(m, l, 4)->u.i };
     struct value v = { .kind = STORAGE, .u.row = (uint32_t)m->n_storages };
     *(struct storage *)grow(&m->storages, &m->n_storages, &m->cap_storages, sizeof s) = s;
     m->n_stack--;
@@ -422,8 +258,9 @@ static int make_tensor(struct machine *m, const struct list *l)
     if (size->n != stride->n || size->n > FOREIGN_MAX_DIM)
         return refuse(m, "a tensor of %zu dimensions and %zu strides; %d are allowed", size->n, stride->n,
                       FOREIGN_MAX_DIM);
-    struct tensor t = { .storage = item(m, l, 0)->u.row, .first = item(m, l, 1)->u.i, .packed = true,
-                        .ndim = (int)size->n };
+    struct tensor t = {
+        .storage = item(m, l, 0)->u.row, .first = item(m, l, 1)->u.i, .packed = true, .ndim = (int)size->n
+    };
     struct foreign_tensor f = { .ndim = t.ndim, .dtype = m->storages[t.storage].dtype };
     for (size_t i = 0; i < size->n; i++) {
         if (item(m, size, i)->kind != INT || item(m, stride, i)->kind != INT)
@@ -474,12 +311,14 @@ static int do_reduce(struct machine *m)
     const struct value *f = top(m, 1), *args = top(m, 0);
     if (f->kind != GLOBAL || args->kind != TUPLE)
         return refuse(m, "a call of something that is not one of the known names; nothing was executed");
-    const struct global *g = &globals[f->u.row];
+    const struct pickle_global *g = &pickle_globals[f->u.row];
     const struct list *l = list_of(m, args);
     m->n_stack -= 2;
     switch (g->meaning) {
-    case M_ORDERED_DICT: return make_dict(m, l);
-    case M_TENSOR: return make_tensor(m, l);
+    case M_ORDERED_DICT:
+        return make_dict(m, l);
+    case M_TENSOR:
+        return make_tensor(m, l);
     case M_PARAMETER:
         if (l->n < 1 || item(m, l, 0)->kind != TENSOR)
             return refuse(m, "a parameter that is not made of a tensor");
@@ -488,10 +327,13 @@ static int do_reduce(struct machine *m)
         if (l->n != 1 || item(m, l, 0)->kind != TUPLE)
             return refuse(m, "a torch.Size that is not made of a tuple");
         return push_row(m, l->v[0]);
-    case M_NAMESPACE: return new_list(m, SPACE);
-    case M_OPAQUE: return push_kind(m, OPAQUE);
+    case M_NAMESPACE:
+        return new_list(m, SPACE);
+    case M_OPAQUE:
+        return push_kind(m, OPAQUE);
     case M_STORAGE:
-    case M_DTYPE: break;
+    case M_DTYPE:
+        break;
     }
     return refuse(m, "a call of '%s'; nothing was executed", g->name);
 }
@@ -504,13 +346,17 @@ static int do_newobj(struct machine *m, size_t n)
     const struct value *class = top(m, n - 1);
     if (class->kind != GLOBAL)
         return refuse(m, "an object of an unknown class; nothing was executed");
-    const struct global *g = &globals[class->u.row];
+    const struct pickle_global *g = &pickle_globals[class->u.row];
     m->n_stack -= n;
     switch (g->meaning) {
-    case M_NAMESPACE: return new_list(m, SPACE);
-    case M_ORDERED_DICT: return new_list(m, DICT);
-    case M_OPAQUE: return push_kind(m, OPAQUE);
-    default: return refuse(m, "an object of '%s'; nothing was executed", g->name);
+    case M_NAMESPACE:
+        return new_list(m, SPACE);
+    case M_ORDERED_DICT:
+        return new_list(m, DICT);
+    case M_OPAQUE:
+        return push_kind(m, OPAQUE);
+    default:
+        return refuse(m, "an object of '%s'; nothing was executed", g->name);
     }
 }
 
@@ -571,14 +417,16 @@ static int step(struct machine *m)
         if (take_uint(m, 1, &v) < 0)
             return -1;
         return v < 2 || v > 5 ? refuse(m, "protocol %d; 2 to 5 are read", (int)v) : 0;
-    case 0x95: return take_uint(m, 8, &v); /* FRAME: its length adds nothing */
-    case '(': /* MARK */
+    case 0x95:
+        return take_uint(m, 8, &v); /* FRAME: its length adds nothing */
+    case '(':                       /* MARK */
         if (m->n_marks >= MAX_STACK)
             return refuse(m, "more than %d marks", MAX_STACK);
         *(size_t *)grow(&m->marks, &m->n_marks, &m->cap_marks, sizeof *m->marks) = m->n_stack;
         return 0;
-    case '.': return need(m, 1) < 0 ? -1 : 1; /* STOP */
-    case '0':                                 /* POP: a value, or the mark */
+    case '.':
+        return need(m, 1) < 0 ? -1 : 1; /* STOP */
+    case '0':                           /* POP: a value, or the mark */
         if (height(m) == 0)
             return pop_mark(m, &n);
         m->n_stack--;
@@ -588,227 +436,123 @@ static int step(struct machine *m)
             return -1;
         m->n_stack -= n;
         return 0;
-    case '2': return need(m, 1) < 0 ? -1 : push_row(m, top_row(m, 0)); /* DUP */
+    case '2':
+        return need(m, 1) < 0 ? -1 : push_row(m, top_row(m, 0)); /* DUP */
 
-    case 'N': return push_kind(m, NONE);
-    case 0x88: return push(m, (struct value){ .kind = TRUTH, .u.i = 1 });
-    case 0x89: return push(m, (struct value){ .kind = TRUTH, .u.i = 0 });
-    case 'J': return take_uint(m, 4, &v) < 0 ? -1 : push_int(m, (int32_t)(uint32_t)v);
-    case 'K': return take_uint(m, 1, &v) < 0 ? -1 : push_int(m, (int64_t)v);
-    case 'M': return take_uint(m, 2, &v) < 0 ? -1 : push_int(m, (int64_t)v);
-    case 0x8a: return push_long(m, 1);
-    case 0x8b: return push_long(m, 4);
-    case 'G': return push_real(m);
+    case 'N':
+        return push_kind(m, NONE);
+    case 0x88:
+        return push(m, (struct value){ .kind = TRUTH, .u.i = 1 });
+    case 0x89:
+        return push(m, (struct value){ .kind = TRUTH, .u.i = 0 });
+    case 'J':
+        return take_uint(m, 4, &v) < 0 ? -1 : push_int(m, (int32_t)(uint32_t)v);
+    case 'K':
+        return take_uint(m, 1, &v) < 0 ? -1 : push_int(m, (int64_t)v);
+    case 'M':
+        return take_uint(m, 2, &v) < 0 ? -1 : push_int(m, (int64_t)v);
+    case 0x8a:
+        return push_long(m, 1);
+    case 0x8b:
+        return push_long(m, 4);
+    case 'G':
+        return push_real(m);
 
-    case 0x8c: return push_text(m, 1, STRING); /* SHORT_BINUNICODE */
-    case 'X': return push_text(m, 4, STRING);  /* BINUNICODE */
-    case 0x8d: return push_text(m, 8, STRING); /* BINUNICODE8 */
-    case 'U': return push_text(m, 1, STRING);  /* SHORT_BINSTRING, of Python 2 */
-    case 'T': return push_text(m, 4, STRING);  /* BINSTRING */
-    case 'C': return push_text(m, 1, OPAQUE);  /* bytes */
-    case 'B': return push_text(m, 4, OPAQUE);
-    case 0x8e: return push_text(m, 8, OPAQUE);
-    case 0x96: return push_text(m, 8, OPAQUE); /* BYTEARRAY8 */
+    case 0x8c:
+        return push_text(m, 1, STRING); /* SHORT_BINUNICODE */
+    case 'X':
+        return push_text(m, 4, STRING); /* BINUNICODE */
+    case 0x8d:
+        return push_text(m, 8, STRING); /* BINUNICODE8 */
+    case 'U':
+        return push_text(m, 1, STRING); /* SHORT_BINSTRING, of Python 2 */
+    case 'T':
+        return push_text(m, 4, STRING); /* BINSTRING */
+    case 'C':
+        return push_text(m, 1, OPAQUE); /* bytes */
+    case 'B':
+        return push_text(m, 4, OPAQUE);
+    case 0x8e:
+        return push_text(m, 8, OPAQUE);
+    case 0x96:
+        return push_text(m, 8, OPAQUE); /* BYTEARRAY8 */
 
-    case ']': return new_list(m, LIST);
-    case ')': return new_list(m, TUPLE);
-    case '}': return new_list(m, DICT);
-    case 0x8f: return push_kind(m, OPAQUE); /* EMPTY_SET */
-    case 'a': return do_append(m, 1, LIST);
-    case 's': return do_append(m, 2, DICT);
-    case 'e': return pop_mark(m, &n) < 0 ? -1 : do_append(m, n, LIST);
-    case 0x90: return pop_mark(m, &n) < 0 ? -1 : do_append(m, n, LIST); /* ADDITEMS */
-    case 'u': return pop_mark(m, &n) < 0 ? -1 : do_append(m, n, DICT);
-    case 't': return pop_mark(m, &n) < 0 ? -1 : make_tuple(m, n);
-    case 0x85: return make_tuple(m, 1);
-    case 0x86: return make_tuple(m, 2);
-    case 0x87: return make_tuple(m, 3);
+    case ']':
+        return new_list(m, LIST);
+    case ')':
+        return new_list(m, TUPLE);
+    case '}':
+        return new_list(m, DICT);
+    case 0x8f:
+        return push_kind(m, OPAQUE); /* EMPTY_SET */
+    case 'a':
+        return do_append(m, 1, LIST);
+    case 's':
+        return do_append(m, 2, DICT);
+    case 'e':
+        return pop_mark(m, &n) < 0 ? -1 : do_append(m, n, LIST);
+    case 0x90:
+        return pop_mark(m, &n) < 0 ? -1 : do_append(m, n, LIST); /* ADDITEMS */
+    case 'u':
+        return pop_mark(m, &n) < 0 ? -1 : do_append(m, n, DICT);
+    case 't':
+        return pop_mark(m, &n) < 0 ? -1 : make_tuple(m, n);
+    case 0x85:
+        return make_tuple(m, 1);
+    case 0x86:
+        return make_tuple(m, 2);
+    case 0x87:
+        return make_tuple(m, 3);
     case 0x91: /* FROZENSET */
         if (pop_mark(m, &n) < 0)
             return -1;
         m->n_stack -= n;
         return push_kind(m, OPAQUE);
 
-    case 'c': return do_global(m);
-    case 0x93: return do_stack_global(m);
-    case 'Q': return do_persistent(m);
-    case 'R': return do_reduce(m);
-    case 0x81: return do_newobj(m, 2);
-    case 0x92: return do_newobj(m, 3);
-    case 'b': return do_build(m);
+    case 'c':
+        return do_global(m);
+    case 0x93:
+        return do_stack_global(m);
+    case 'Q':
+        return do_persistent(m);
+    case 'R':
+        return do_reduce(m);
+    case 0x81:
+        return do_newobj(m, 2);
+    case 0x92:
+        return do_newobj(m, 3);
+    case 'b':
+        return do_build(m);
 
-    case 'q': return take_uint(m, 1, &v) < 0 ? -1 : put_memo(m, v);
-    case 'r': return take_uint(m, 4, &v) < 0 ? -1 : put_memo(m, v);
-    case 0x94: return put_memo(m, m->used_memo); /* MEMOIZE */
-    case 'h': return take_uint(m, 1, &v) < 0 ? -1 : get_memo(m, v);
-    case 'j': return take_uint(m, 4, &v) < 0 ? -1 : get_memo(m, v);
+    case 'q':
+        return take_uint(m, 1, &v) < 0 ? -1 : put_memo(m, v);
+    case 'r':
+        return take_uint(m, 4, &v) < 0 ? -1 : put_memo(m, v);
+    case 0x94:
+        return put_memo(m, m->used_memo); /* MEMOIZE */
+    case 'h':
+        return take_uint(m, 1, &v) < 0 ? -1 : get_memo(m, v);
+    case 'j':
+        return take_uint(m, 4, &v) < 0 ? -1 : get_memo(m, v);
     default:
         m->at--;
         return refuse(m, "opcode 0x%02x, which this reader does not know; nothing was executed", op);
     }
 }
 
-/* ---- the walk through the result ---- */
-
-/* Like refuse(), with the place in the result instead of the pickle. */
-static int refuse_here(const struct machine *m, const char *fmt, ...) __attribute__((format(printf, 2, 3)));
-static int refuse_here(const struct machine *m, const char *fmt, ...)
+int pickle_try_read(const char *path, const void *data, size_t n, pickle_find_storage *find, void *arg,
+                    int file, struct foreign_list *l)
 {
-    char text[400];
-    va_list ap;
-    va_start(ap, fmt);
-    vsnprintf(text, sizeof text, fmt, ap);
-    va_end(ap);
-    return err_set("%s: '%.300s'%s %s", m->path, m->name, m->name_len > 300 ? "..." : "", text);
-}
-
-static int count_text(struct machine *m, size_t n)
-{
-    m->text += n;
-    return m->text > MAX_TEXT ? refuse_here(m, "and the names before take more than %d bytes", MAX_TEXT) : 0;
-}
-
-static int emit_tensor(struct machine *m, const struct tensor *t)
-{
-    const struct storage *s = &m->storages[t->storage];
-    struct foreign_tensor f = { .dtype = s->dtype, .ndim = t->ndim, .file = m->file };
-    int size = foreign_dtype_size(s->dtype);
-    int64_t offset, bytes;
-    if (m->name_len == 0)
-        return err_set("%s: a tensor alone, not a dictionary of tensors", m->path);
-    memcpy(f.shape, t->shape, sizeof f.shape);
-    if (foreign_try_size(&f) < 0)
-        return refuse_here(m, "has %s", err_last());
-    if (!t->packed)
-        return refuse_here(m, "is not contiguous in memory (a view); it must be saved as a copy");
-    const struct value *key = &m->values[s->key];
-    if (m->find(m->find_arg, text_of(m, key), key->u.s.n, &offset, &bytes) < 0)
-        return -1;
-    if (s->elements > bytes / size)
-        return refuse_here(m, "is in a storage of %lld elements, of which the file holds %lld bytes",
-                           (long long)s->elements, (long long)bytes);
-    if (t->first < 0 || t->first > s->elements || f.elements > s->elements - t->first)
-        return refuse_here(m, "takes %lld elements from %lld on out of a storage of %lld", (long long)f.elements,
-                           (long long)t->first, (long long)s->elements);
-    f.offset = offset + t->first * size;
-    f.name = xstrdup(m->name);
-    *foreign_add(m->out) = f;
-    return count_text(m, m->name_len);
-}
-
-static int emit_value(struct machine *m, const struct value *v)
-{
-    struct foreign_value f = { .kind = FOREIGN_NONE };
-    const char *text = NULL;
-    size_t n = 0;
-    switch (v->kind) {
-    case NONE: break;
-    case TRUTH:
-    case INT:
-        f.kind = v->kind == INT ? FOREIGN_INT : FOREIGN_TRUTH;
-        f.i = v->u.i;
-        break;
-    case REAL:
-        f.kind = FOREIGN_REAL;
-        f.r = v->u.r;
-        break;
-    case STRING:
-        text = text_of(m, v);
-        n = v->u.s.n;
-        break;
-    case GLOBAL:
-        if (globals[v->u.row].meaning != M_DTYPE)
-            return 0;
-        text = globals[v->u.row].name;
-        n = strlen(text);
-        break;
-    default: return 0;
-    }
-    if (m->name_len == 0 || (text && (n > MAX_STRING || memchr(text, 0, n))))
-        return 0;
-    if (count_text(m, m->name_len + n + sizeof f) < 0)
-        return -1;
-    if (text) {
-        f.kind = FOREIGN_STR;
-        f.s = xasprintf("%.*s", (int)n, text);
-    }
-    f.name = xstrdup(m->name);
-    *foreign_add_value(m->out) = f;
-    return 0;
-}
-
-static int walk(struct machine *m, uint32_t row, int depth);
-
-static int walk_child(struct machine *m, const char *key, size_t n, uint32_t row, int depth)
-{
-    size_t len = m->name_len, dot = len > 0;
-    if (n > FOREIGN_MAX_NAME - len - dot)
-        return refuse_here(m, "has an element with a name of %zu bytes; %d are allowed", n, FOREIGN_MAX_NAME);
-    if (dot)
-        m->name[len] = '.';
-    memcpy(m->name + len + dot, key, n);
-    m->name_len = len + dot + n;
-    m->name[m->name_len] = 0;
-    int bad = walk(m, row, depth);
-    m->name_len = len;
-    m->name[len] = 0;
-    return bad;
-}
-
-static int walk(struct machine *m, uint32_t row, int depth)
-{
-    const struct value *v = &m->values[row];
-    if (++m->visits > MAX_VISITS)
-        return refuse_here(m, "is value %d of the result: too many", MAX_VISITS);
-    if (v->kind == TENSOR)
-        return emit_tensor(m, &m->tensors[v->u.row]);
-    if (!has_list(v))
-        return emit_value(m, v);
-    struct list *l = list_of(m, v);
-    if (l->busy)
-        return refuse_here(m, "contains itself");
-    if (depth >= MAX_DEPTH)
-        return refuse_here(m, "is nested deeper than %d", MAX_DEPTH);
-    l->busy = true;
-    int bad = 0;
-    bool map = v->kind == DICT || v->kind == SPACE;
-    for (size_t i = 0; i < l->n && bad == 0; i += map ? 2 : 1) {
-        char number[24];
-        const struct value *key = item(m, l, i);
-        const char *text = number;
-        size_t n = 0;
-        if (!map)
-            n = (size_t)snprintf(number, sizeof number, "%zu", i);
-        else if (key->kind == INT)
-            n = (size_t)snprintf(number, sizeof number, "%lld", (long long)key->u.i);
-        else if (key->kind == STRING) {
-            text = text_of(m, key);
-            n = key->u.s.n;
-            if (n == 0) /* the module itself in _metadata, a default in somebody's table */
-                continue;
-            if (n <= FOREIGN_MAX_NAME && foreign_try_name(text, n) < 0) {
-                bad = refuse_here(m, "has %s", err_last());
-                break;
-            }
-        } else
-            continue; /* keys that make no name */
-        bad = walk_child(m, text, n, l->v[map ? i + 1 : i], depth + 1);
-    }
-    l->busy = false;
-    return bad;
-}
-
-int pickle_try_read(const char *path, const void *data, size_t n, pickle_find_storage *find, void *arg, int file,
-                    struct foreign_list *l)
-{
-    struct machine m = { .path = path, .data = data, .n = n, .find = find, .find_arg = arg, .file = file, .out = l };
+    struct machine m = {
+        .path = path, .data = data, .n = n, .find = find, .find_arg = arg, .file = file, .out = l
+    };
     int state = 0;
     if (n > PICKLE_MAX)
         return err_set("%s: a pickle of %zu bytes; %d are allowed", path, n, PICKLE_MAX);
     while (state == 0)
         state = step(&m);
     if (state == 1)
-        state = walk(&m, top_row(&m, 0), 0);
+        state = pickle_walk(&m, top_row(&m, 0), 0);
     for (size_t i = 0; i < m.n_lists; i++)
         free(m.lists[i].v);
     free(m.lists);

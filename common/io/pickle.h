@@ -3,11 +3,11 @@
  *
  * A pickle is a program for a stack machine whose opcodes may import and call anything. This machine
  * knows the opcodes of protocols 2 to 5 that Python's pickler emits, and gives a meaning of its own to a
- * short list of imported names (the table in pickle.c): dictionaries, tensors and their storages, torch's
+ * short list of imported names (pickle_names.c): dictionaries, tensors and their storages, torch's
  * dtypes, argparse.Namespace; some more make values that nobody looks at (paths, enumerations, numpy's
  * random state). Any other name, opcode or call is refused. Nothing is executed.
  *
- * Time and memory are bounded by the size of the pickle and by the limits at the top of pickle.c.
+ * Time and memory are bounded by the size of the pickle and by the limits at the top of pickle_private.h.
  */
 #ifndef SSM_PICKLE_H
 #define SSM_PICKLE_H
@@ -23,7 +23,7 @@ typedef int pickle_find_storage(void *arg, const char *key, size_t n, int64_t *o
 /* Runs a pickle of at most PICKLE_MAX bytes and adds the tensors (with `file` as file index) and plain
  * values that its result holds to the list, by dotted names (archive.h). 0, or -1 with err_last(), "PATH:
  * ...". */
-int pickle_try_read(const char *path, const void *data, size_t n, pickle_find_storage *find, void *arg, int file,
-                    struct foreign_list *l) __attribute__((warn_unused_result));
+int pickle_try_read(const char *path, const void *data, size_t n, pickle_find_storage *find, void *arg,
+                    int file, struct foreign_list *l) __attribute__((warn_unused_result));
 
 #endif

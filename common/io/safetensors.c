@@ -118,7 +118,8 @@ int safetensors_try_header(const char *path, int fd, int64_t size, int file, str
     const char *name;
     const struct json *value;
     size_t first = l->n;
-    int bad = !brace || json_kind(root) != JSON_MAP ? err_set("%s: the header is not a JSON object", path) : 0;
+    int bad =
+        !brace || json_kind(root) != JSON_MAP ? err_set("%s: the header is not a JSON object", path) : 0;
     for (const void *it = bad ? NULL : json_next(root, NULL, &name, &value); it && !bad;
          it = json_next(root, it, &name, &value)) {
         if (strcmp(name, "__metadata__") == 0) {
@@ -181,7 +182,8 @@ static bool is_shard(const char *name)
     return sscanf(name, "model-%5d-of-%5d.safetensors%n", &a, &b, &end) == 2 && end > 0 && !name[end];
 }
 
-/* A model that is replaced goes first, its index before its shards: what is there is valid or it is not there. */
+/* A model that is replaced goes first, its index before its shards: what is there is valid or it is not
+ * there. */
 static void remove_old(const char *dir, bool force)
 {
     static const char *const whole[] = { "model.safetensors.index.json", "model.safetensors" };

@@ -14,15 +14,19 @@ enum {
     MAX_ENTRIES = 1000000,
     MAX_DIRECTORY = 128 << 20, /* bytes */
     MAX_NAME = 1000,
-    LOCAL = 30, CENTRAL = 46, END = 22, LOCATOR = 20, END64 = 56 /* bytes of the fixed parts */
+    LOCAL = 30,
+    CENTRAL = 46,
+    END = 22,
+    LOCATOR = 20,
+    END64 = 56 /* bytes of the fixed parts */
 };
 
 struct entry {
     const char *name; /* n bytes in the directory */
     size_t n;
-    int64_t header;   /* of its local header */
-    int64_t bytes;    /* of its data */
-    int64_t limit;    /* where the next one begins */
+    int64_t header; /* of its local header */
+    int64_t bytes;  /* of its data */
+    int64_t limit;  /* where the next one begins */
     uint32_t method, flags;
 };
 
@@ -30,7 +34,7 @@ struct zip {
     const char *path;
     int fd;
     char *directory;
-    struct entry *e;    /* sorted by name */
+    struct entry *e; /* sorted by name */
     size_t n;
     char prefix[MAX_NAME + 1]; /* with its slash */
 };
@@ -60,7 +64,8 @@ static int try_end(struct zip *z, int64_t size, int64_t *at, int64_t *bytes, int
         return -1;
     }
     const char *p = tail + end;
-    uint64_t disks = le(p + 4, 2) | le(p + 6, 2), count = le(p + 10, 2), length = le(p + 12, 4), offset = le(p + 16, 4);
+    uint64_t disks = le(p + 4, 2) | le(p + 6, 2), count = le(p + 10, 2), length = le(p + 12, 4),
+             offset = le(p + 16, 4);
     bool wide = count == 0xffff || length == 0xffffffff || offset == 0xffffffff;
     free(tail);
     end += base; /* where the directory must end */
@@ -76,7 +81,8 @@ static int try_end(struct zip *z, int64_t size, int64_t *at, int64_t *bytes, int
         if (foreign_try_pread(z->path, z->fd, (int64_t)place, record, END64) < 0)
             return -1;
         if (memcmp(record, "PK\6\6", 4) != 0)
-            return err_set("%s: there is no zip64 directory's end at byte %llu", z->path, (unsigned long long)place);
+            return err_set("%s: there is no zip64 directory's end at byte %llu", z->path,
+                           (unsigned long long)place);
         disks = le(record + 16, 4) | le(record + 20, 4);
         count = le(record + 32, 8);
         length = le(record + 40, 8);
@@ -162,15 +168,16 @@ static int try_directory(struct zip *z, int64_t size)
         e->flags = (uint32_t)le(p + 8, 2);
         e->method = (uint32_t)le(p + 10, 2);
         if (n > MAX_NAME || foreign_try_name(e->name, n) < 0)
-            return err_set("%s: entry %zu of the zip directory has a name that is not allowed", z->path, z->n);
+            return err_set("%s: entry %zu of the zip directory has a name that is not allowed", z->path,
+                           z->n);
         if (try_wide(e->name + n, extra, &real, &stored, &header) < 0)
             return err_set("%s: zip entry '%.*s' lacks its zip64 sizes", z->path, (int)n, e->name);
         if (e->method == 0 && stored != real)
             return err_set("%s: zip entry '%.*s' has two sizes, %llu and %llu", z->path, (int)n, e->name,
                            (unsigned long long)stored, (unsigned long long)real);
         if (header > (uint64_t)at || stored > (uint64_t)at - header)
-            return err_set("%s: zip entry '%.*s' is said to be at byte %llu, %llu bytes long", z->path, (int)n,
-                           e->name, (unsigned long long)header, (unsigned long long)stored);
+            return err_set("%s: zip entry '%.*s' is said to be at byte %llu, %llu bytes long", z->path,
+                           (int)n, e->name, (unsigned long long)header, (unsigned long long)stored);
         e->header = (int64_t)header;
         e->bytes = (int64_t)stored;
         p += CENTRAL + n + extra + comment;
@@ -198,7 +205,8 @@ static int try_entry(const struct zip *z, const char *name, int64_t *offset, int
     char full[2 * MAX_NAME + 2], local[LOCAL], copy[MAX_NAME];
     int n = snprintf(full, sizeof full, "%s%s", z->prefix, name);
     struct entry key = { .name = full, .n = (size_t)n };
-    const struct entry *e = n < (int)sizeof full && z->n ? bsearch(&key, z->e, z->n, sizeof key, by_name) : NULL;
+    const struct entry *e =
+        n < (int)sizeof full && z->n ? bsearch(&key, z->e, z->n, sizeof key, by_name) : NULL;
     if (!e)
         return 1;
     if (e->method != 0 || (e->flags & 1))
@@ -239,7 +247,8 @@ static int try_prefix(struct zip *z)
         if (e->n <= len || memcmp(e->name + e->n - len, tail, len) != 0 || memchr(e->name, '/', e->n - len))
             continue;
         if (z->prefix[0])
-            return err_set("%s: two pickles, '%sdata.pkl' and '%.*s'", z->path, z->prefix, (int)e->n, e->name);
+            return err_set("%s: two pickles, '%sdata.pkl' and '%.*s'", z->path, z->prefix, (int)e->n,
+                           e->name);
         snprintf(z->prefix, sizeof z->prefix, "%.*s", (int)(e->n - len + 1), e->name);
     }
     if (!z->prefix[0])
@@ -254,8 +263,8 @@ static int try_byteorder(const struct zip *z)
     int found = try_entry(z, "byteorder", &offset, &bytes);
     if (found != 0)
         return found < 0 ? -1 : 0;
-    if (bytes >= (int64_t)sizeof order || foreign_try_pread(z->path, z->fd, offset, order, (size_t)bytes) < 0 ||
-        strcmp(order, "little") != 0)
+    if (bytes >= (int64_t)sizeof order ||
+        foreign_try_pread(z->path, z->fd, offset, order, (size_t)bytes) < 0 || strcmp(order, "little") != 0)
         return err_set("%s: its byte order is '%s'; only little endian is read", z->path, order);
     return 0;
 }
