@@ -3,6 +3,7 @@
 #
 #   make demo    the main job: real text -> shards -> trained model -> merged checkpoint -> scores, report
 #   make check   every test
+#   make fuzz    the readers of other people's files, SECONDS_EACH=60, with clang
 #   make info    what was detected and what the knobs are set to
 #
 # Knobs (command line, environment, or a local config.mk that git ignores):
@@ -87,7 +88,7 @@ TOOL_BIN := $(TOOLS:%=$O/bin/%)
 TEST_BIN := $(TEST_BINS:%=$O/tests/%)
 PLUGIN := $(if $(wildcard common/io/h5zstd_plugin.c),$O/lib/libh5zstd.so)
 
-.PHONY: all tools tests plugin info deps demo check check-unit check-san check-long perf lint format install bundle clean force
+.PHONY: all tools tests plugin info deps demo check check-unit check-san check-long perf fuzz lint format install bundle clean force
 all: tools
 tools: $(TOOL_BIN) $(PLUGIN)
 tests: $(TEST_BIN)
@@ -184,6 +185,23 @@ check-long: check
 .PHONY: run-long
 run-long:
 	@$(TEST_ENV) ASAN_OPTIONS=detect_leaks=0 $(PROVE) $(sort $(wildcard tests/cli/*.t))
+
+# ---- fuzzing, with clang: one file in tests/fuzz is one target ----
+SECONDS_EACH ?= 60
+FUZZ_CC ?= clang
+FUZZ := $(patsubst tests/fuzz/%.c,%,$(wildcard tests/fuzz/*.c))
+# What the targets reach: a target that reaches further adds it here.
+FUZZ_SRC := $(addprefix common/base/,err.c mem.c out.c json.c) \
+        $(addprefix common/io/,foreign.c safetensors.c torchzip.c pickle.c pickle_names.c pickle_walk.c)
+FUZZ_C = -std=c11 -D_POSIX_C_SOURCE=200809L -pthread -O1 -g -fno-omit-frame-pointer -fno-sanitize-recover=undefined \
+        -fsanitize=fuzzer$(comma)address$(comma)undefined -Wall -Wextra -I. -Itests/fuzz $(PKG_CFLAGS)
+fuzz: $(FUZZ:%=$O/fuzz/%)
+	@sh tests/fuzz/run.sh '$(abspath $O)/fuzz' '$(SECONDS_EACH)' $(FUZZ)
+$(FUZZ:%=$O/fuzz/%): $O/fuzz/%: $O/fuzz/tests/fuzz/%.o $(FUZZ_SRC:%.c=$O/fuzz/%.o)
+	$Q$(FUZZ_CC) $(FUZZ_C) -o $@ $^ -ljansson -lm
+$O/fuzz/%.o: %.c Makefile
+	@mkdir -p $(@D)
+	$Q$(FUZZ_CC) $(FUZZ_C) -MMD -MP -c -o $@ $<
 
 perf: tools tests
 	@SSM_BIN=$O/bin sh tests/perf/train.sh

@@ -397,7 +397,7 @@ void json_add_real(struct json *list, double v) { add(list, made(json_real(v), "
 void json_add_str(struct json *list, const char *v) { add(list, made(json_string(v), "an element")); }
 void json_add(struct json *list, struct json *v) { add(list, theirs(v)); }
 
-/* The fewest digits, of 15 to 17, that bring back every real: 1e-05 and not 1.0000000000000001e-05. */
+/* The fewest digits, of 15 to 17, that bring back every real: 1e-5 and not 1.0000000000000001e-5. */
 static size_t digits_of(json_t *j)
 {
     size_t most = 15, i;

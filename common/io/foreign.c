@@ -246,7 +246,7 @@ int foreign_try_pread(const char *path, int fd, int64_t offset, void *data, size
         if (k < 0)
             return err_set("%s: cannot read at byte %lld: %s", path, (long long)offset, strerror(errno));
         if (k == 0)
-            return err_set("%s: ends at byte %lld, %zu bytes before what it should hold", path,
+            return err_set("%s: holds nothing at byte %lld, where %zu more should be", path,
                            (long long)(offset + (int64_t)done), n - done);
         done += (size_t)k;
     }

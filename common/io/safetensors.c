@@ -224,7 +224,7 @@ static void deal_shards(struct safetensors_writer *w, int64_t shard_bytes)
     int64_t used = 0;
     w->shards = 1;
     for (size_t i = 0; i < w->n; i++) {
-        if (shard_bytes > 0 && used > 0 && w->t[i].bytes > shard_bytes - used) {
+        if (shard_bytes > 0 && used > 0 && w->t[i].bytes > 0 && w->t[i].bytes > shard_bytes - used) {
             w->shards++;
             used = 0;
         }
