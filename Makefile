@@ -200,6 +200,7 @@ fuzz: $(FUZZ:%=$O/fuzz/%)
 $(FUZZ:%=$O/fuzz/%): $O/fuzz/%: $O/fuzz/tests/fuzz/%.o $(FUZZ_SRC:%.c=$O/fuzz/%.o)
 	$Q$(FUZZ_CC) $(FUZZ_C) -o $@ $^ -ljansson -lm
 $O/fuzz/%.o: %.c Makefile
+	@command -v $(FUZZ_CC) >/dev/null || { echo 'fuzz: needs clang: apt-get install clang' >&2; exit 1; }
 	@mkdir -p $(@D)
 	$Q$(FUZZ_CC) $(FUZZ_C) -MMD -MP -c -o $@ $<
 

@@ -111,6 +111,17 @@ static void test_zip(void **state)
                       : twice == 1 ? "two pickles, 'model/data.pkl' and 'other/data.pkl'"
                                    : "its byte order is 'big'");
     }
+    /* Two entries that nobody reads, in one place. */
+    zip_add(&z, "model/data.pkl", GOOD, n);
+    zip_add(&z, "model/data/0", four(), FOUR);
+    size_t local3 = z.file.len;
+    zip_add(&z, "model/x", "12345678", 8);
+    zip_add(&z, "model/y", "12345678", 8);
+    zip_end(&z, false);
+    write_file(path, z.file.data, z.file.len);
+    patch(path, z.file.len - 22 - 7 - 4, local3, 4);
+    zip_free(&z);
+    refused(path, "overlaps the next one");
     write_file(path, "\x80\2\x8a\nl\xfc\x9c\x46\xf9 \x6a\xa8P\x19.", 15);
     refused(path, "before torch 1.6");
     write_file(path, "hello, this is no model", 23);

@@ -127,6 +127,11 @@ static void test_json_files(void **state)
     for (int k = 0; k < 100000; k++)
         buf_add(&deep, "[", 1);
     assert_null(json_try_block("deep", deep.data, deep.len));
+    buf_clear(&deep);
+    for (int k = 0; k < 4000001; k++)
+        buf_add(&deep, "[,", 2);
+    assert_null(json_try_block("many", deep.data, deep.len));
+    said("many: more than 4000000 values");
     buf_free(&deep);
     write_file(path, "{}", 2);
     j = json_try_file(path, 2);

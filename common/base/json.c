@@ -22,13 +22,16 @@ static json_t *theirs(const struct json *j) { return (json_t *)(uintptr_t)j; }
 
 /* ---- reading ---- */
 
+/* An empty array takes two bytes of text and some hundred of memory: a file is not to take it all. */
+enum { MAX_VALUES = 4000000 };
+
 /* Copies JSON and puts what only Python takes for JSON into words that all take: NaN and Infinity into
  * quotes, "e0" behind integers of more than 18 digits. Strings are left alone; what is wrong stays wrong.
- * */
-static void to_plain(const char *d, size_t n, struct buf *out)
+ * Returns how many values there are at most. */
+static size_t to_plain(const char *d, size_t n, struct buf *out)
 {
     static const char *const words[] = { "NaN", "Infinity", "-Infinity" };
-    size_t from = 0, i = 0;
+    size_t from = 0, i = 0, values = 1;
     while (i < n) {
         if (d[i] == '"') {
             for (i++; i < n && d[i] != '"'; i++)
@@ -56,11 +59,13 @@ static void to_plain(const char *d, size_t n, struct buf *out)
                 from = i;
             }
         } else {
+            values += d[i] == ',' || d[i] == '[' || d[i] == '{';
             i++;
         }
     }
     if (from < n)
         buf_add(out, d + from, n - from);
+    return values;
 }
 
 /* jansson's words may quote the input: one line, nothing that plays with a terminal. */
@@ -81,7 +86,11 @@ struct json *json_try_block(const char *name, const void *data, size_t n)
 {
     json_error_t e;
     struct buf plain = { 0 };
-    to_plain(data, n, &plain);
+    if (to_plain(data, n, &plain) > MAX_VALUES) {
+        buf_free(&plain);
+        err_set("%s: more than %d values", name, MAX_VALUES);
+        return NULL;
+    }
     json_t *j = json_loadb(plain.data ? plain.data : "", plain.len, JSON_REJECT_DUPLICATES, &e);
     buf_free(&plain);
     if (!j)

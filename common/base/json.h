@@ -23,9 +23,9 @@ struct json;
 /* ---- reading ---- */
 
 /* A whole file, of at most `limit` bytes. NULL with err_last() in one line, "FILE: line N: ..." when it
- * is not JSON. A key that comes twice in an object is refused. What Python writes beyond JSON is read:
- * NaN, Infinity and -Infinity (as json_try_real() takes them), integers that 64 bits do not hold (as
- * reals). */
+ * is not JSON. A key that comes twice in an object is refused, and so are more than 4 million values.
+ * What Python writes beyond JSON is read: NaN, Infinity and -Infinity (as json_try_real() takes them),
+ * integers that 64 bits do not hold (as reals). */
 struct json *json_try_file(const char *path, size_t limit) JSON_MUST;
 /* The same from memory; `name` is what messages call it. */
 struct json *json_try_block(const char *name, const void *data, size_t n) JSON_MUST;

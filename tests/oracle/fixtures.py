@@ -3,7 +3,7 @@
 # SPDX-License-Identifier: MIT
 #
 # Run in the top folder; the results are in git. It needs no torch: modules of the same names give the pickler
-# the names that torch's classes have. tests/io_archive.c knows the numbers. The .pkl files are seeds for fuzzers.
+# the names that torch's classes have. tests/io_archive.c knows the numbers. The .pkl files are fuzz seeds.
 import argparse, collections, enum, io, pathlib, pickle, struct, sys, types, zipfile
 
 TOP = pathlib.Path("tests/golden/torch")
