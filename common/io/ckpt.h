@@ -2,24 +2,28 @@
  * SPDX-License-Identifier: MIT
  *
  * A checkpoint is a set (set.h) of kind "ssmtools checkpoint". A tensor is known by group and name:
- *   model/NAME    the fp32 master        optim/m/NAME, optim/v/NAME   AdamW's moments
+ *   model/NAME    the weights            optim/m/NAME, optim/v/NAME   AdamW's moments
  *   state/...     arrays of the run (carried states)
  * (letters, digits and ._-:+/ only) and always has its global shape, whatever the layout of the program that
- * wrote it. Each member holds datasets (contiguous, unfiltered, so they can be read with pread) of hyperslabs of
- * such tensors. index.h5 has
+ * wrote it. Its elements are stored as fp32, bf16 or IEEE half, all pieces alike, as HDF5 floats, so that other tools
+ * see numbers; in memory they are fp32. Each member holds datasets (contiguous, unfiltered, so they can be read with
+ * pread) of hyperslabs of such tensors. index.h5 has
  *   /members      see set.h
- *   /pieces       table: tensor, dataset, ndim, shape (global), offset, count, member (row of /members)
+ *   /pieces       table: tensor, dataset, ndim, shape (global), offset, count, member (row of /members),
+ *                 dtype (enum ckpt_dtype)
  *   /config       attributes: the model's configuration
  *   /state        attributes: step, samples, ... of the run; absent in a model without optimizer
  *   /model/NAME   virtual datasets of the whole tensors, for other people's tools
  * The pieces of a tensor cover it exactly once; this is checked when a checkpoint is opened.
  * A member, alone, has the attributes kind and format, its own /pieces, and the datasets: /model/NAME for the first
  * piece of a tensor in this file, /model/NAME@1, NAME@2 for further ones.
+ * Format 2. Format 1, which is still read, has no column dtype: all is fp32.
  */
 #ifndef SSM_CKPT_H
 #define SSM_CKPT_H
 
 #include <stdbool.h>
+#include <stddef.h>
 #include <stdint.h>
 
 #include "common/base/attrs.h"
@@ -27,17 +31,24 @@
 
 enum { CKPT_MAX_DIM = 4, CKPT_MAX_NAME = 120 };
 
+/* How elements are stored; the numbers are the format's. */
+enum ckpt_dtype { CKPT_F32, CKPT_BF16, CKPT_F16, CKPT_DTYPES };
+
 struct ckpt_tensor {
     char name[CKPT_MAX_NAME];   /* "model/layers.0.mixer.in_proj.weight" */
     int ndim;
     int64_t shape[CKPT_MAX_DIM];
+    enum ckpt_dtype dtype;      /* 0: fp32 */
 };
 
 struct ckpt_piece {
     struct ckpt_tensor tensor;
     int64_t offset[CKPT_MAX_DIM], count[CKPT_MAX_DIM];
-    const float *data;          /* contiguous, `count` elements; only for writing */
+    const float *data;          /* contiguous, `count` elements; only for writing, whatever the dtype */
 };
+
+const char *ckpt_dtype_name(enum ckpt_dtype d);     /* "f32", "bf16", "f16" */
+size_t ckpt_dtype_size(enum ckpt_dtype d);          /* bytes of an element */
 
 /* ---- writing ---- */
 
@@ -47,11 +58,14 @@ struct ckpt_piece {
 void ckpt_write_member(const char *dir, int part, int parts, const struct ckpt_piece *pieces, int n,
                        struct set_member *m);
 /* The same piece by piece, and each piece by rows (of its first dimension), for those who have not all in
- * memory. All rows of a piece must have come before the next one begins. */
+ * memory. All rows of a piece must have come before the next one begins. Values are rounded to the tensor's dtype, to
+ * nearest even; a finite one that would become infinite is a failure that names tensor and value. */
 struct ckpt_writer;
 struct ckpt_writer *ckpt_create_member(const char *dir, int part, int parts);
 void ckpt_begin_piece(struct ckpt_writer *w, const struct ckpt_piece *piece);
 void ckpt_put_rows(struct ckpt_writer *w, const float *data, int64_t rows);
+/* Rows whose elements have the tensor's dtype already (ckpt_try_read_raw()): the bytes as they are. */
+void ckpt_put_raw_rows(struct ckpt_writer *w, const void *data, int64_t rows);
 void ckpt_commit_member(struct ckpt_writer *w, struct set_member *m);
 
 /* Reads the piece tables of the members, checks that they cover every tensor exactly once, writes index.h5.
@@ -89,9 +103,12 @@ int ckpt_pieces(const struct ckpt *c);
 const struct ckpt_piece *ckpt_piece(const struct ckpt *c, int i);
 /* Checks one member's checksum. 0, or -1 with err_last(). Ranks share the members. */
 int ckpt_try_verify(const struct ckpt *c, int member) __attribute__((warn_unused_result));
-/* Any hyperslab of a tensor, gathered from whatever pieces hold it, into contiguous memory.
- * 0, or -1 with err_last() (no such tensor, another shape than offset+count allows, unreadable file). */
+/* Any hyperslab of a tensor, gathered from whatever pieces hold it, into contiguous memory; fp32 holds every value of
+ * every dtype. 0, or -1 with err_last() (no such tensor, another shape than offset+count allows, unreadable file). */
 int ckpt_try_read(struct ckpt *c, const char *name, const int64_t *offset, const int64_t *count, float *out)
+    __attribute__((warn_unused_result));
+/* The same, elements as they are stored: ckpt_dtype_size() bytes each, NaNs with their bits. */
+int ckpt_try_read_raw(struct ckpt *c, const char *name, const int64_t *offset, const int64_t *count, void *out)
     __attribute__((warn_unused_result));
 
 #endif
