@@ -2,6 +2,7 @@
  * SPDX-License-Identifier: MIT
  */
 #include <dirent.h>
+#include <float.h>
 #include <math.h>
 #include <setjmp.h>
 #include <signal.h>
@@ -17,6 +18,7 @@
 
 #include "common/base/attrs.h"
 #include "common/base/err.h"
+#include "common/base/half.h"
 #include "common/base/hash.h"
 #include "common/base/opt.h"
 #include "common/base/out.h"
@@ -209,12 +211,114 @@ static void outputs(void **state)
     free(path);
 }
 
+/* ---- 16-bit numbers ---- */
+
+struct half_kind {
+    int exponent, bias; /* bits; offset */
+    void (*from)(const void *, int64_t, float *);
+    int64_t (*to)(const float *, int64_t, void *);
+};
+static const struct half_kind half_kinds[] = { { 5, 15, half_from_f16, half_to_f16 },
+                                               { 8, 127, half_from_bf16, half_to_bf16 } };
+
+/* What the code says, by its definition; NaN where it is none. */
+static double decode(const struct half_kind *k, uint16_t h)
+{
+    int bits = 15 - k->exponent, e = (h & 0x7fff) >> bits, m = h & ((1 << bits) - 1);
+    double sign = h & 0x8000 ? -1 : 1;
+    if (e == (1 << k->exponent) - 1)
+        return m ? NAN : sign * INFINITY;
+    return sign * ldexp(e ? m + (1 << bits) : m, (e ? e : 1) - k->bias - bits);
+}
+
+static uint16_t half_of(const struct half_kind *k, double x)
+{
+    float f = (float)x;
+    uint16_t h;
+    assert_true((double)f == x);
+    int64_t bad = k->to(&f, 1, &h);
+    assert_int_equal(bad, isinf(decode(k, h)) ? 0 : -1); /* x is finite */
+    return h;
+}
+
+/* All codes: exactly read, and written again as they were, NaNs too; alone and in a row, aligned or not. */
+static void halves_all(void **state)
+{
+    (void)state;
+    static uint16_t code[1 << 16], again[1 << 16];
+    static float value[1 << 16];
+    static char odd[2 * (1 << 16) + 1];
+    for (int i = 0; i < 1 << 16; i++)
+        code[i] = (uint16_t)i;
+    for (int k = 0; k < 2; k++) {
+        const struct half_kind *h = &half_kinds[k];
+        memcpy(odd + 1, code, sizeof code);
+        h->from(odd + 1, 1 << 16, value);
+        for (int i = 0; i < 1 << 16; i++) {
+            double want = decode(h, code[i]);
+            float alone;
+            h->from(&code[i], 1, &alone);
+            assert_memory_equal(&alone, &value[i], sizeof alone);
+            assert_true(isnan(want) ? isnan(value[i]) : (double)value[i] == want);
+            assert_int_equal(!!signbit(value[i]), i >> 15);
+        }
+        memset(odd, 0, sizeof odd);
+        assert_int_equal(h->to(value, 1 << 16, odd + 1), -1);
+        memcpy(again, odd + 1, sizeof again);
+        assert_memory_equal(again, code, sizeof code);
+        for (int i = 0; i < 1 << 16; i++)
+            assert_true(h->to(&value[i], 1, &again[i]) == -1 && again[i] == code[i]);
+    }
+}
+
+/* Half-way between any two neighbours the even one is taken; a step of fp32 beside it, the nearer one. */
+static void halves_ties(void **state)
+{
+    (void)state;
+    for (int k = 0; k < 2; k++) {
+        const struct half_kind *h = &half_kinds[k];
+        int infinite = ((1 << h->exponent) - 1) << (15 - h->exponent);
+        for (int i = 0; i < infinite; i++) {
+            double a = decode(h, (uint16_t)i), b = decode(h, (uint16_t)(i + 1));
+            if (i + 1 == infinite) /* as if exponents went on */
+                b = a + (a - decode(h, (uint16_t)(i - 1)));
+            double middle = a + (b - a) / 2;
+            float below = nextafterf((float)middle, 0), above = nextafterf((float)middle, INFINITY);
+            int even = i & 1 ? i + 1 : i;
+            for (int minus = 0; minus < 2; minus++) {
+                double s = minus ? -1 : 1;
+                assert_int_equal(half_of(h, s * middle), even | minus << 15);
+                assert_int_equal(half_of(h, s * (double)below), i | minus << 15);
+                assert_int_equal(half_of(h, s * (double)above), (i + 1) | minus << 15);
+            }
+        }
+        float row[40], nan;
+        uint16_t out[40];
+        memcpy(&nan, &(uint32_t){ 0x7f800001 }, sizeof nan); /* its upper bits alone would be infinite */
+        for (int i = 0; i < 40; i++)
+            row[i] = i % 3 == 0 ? INFINITY : i % 3 == 1 ? nan : 1e-45f;
+        assert_int_equal(h->to(row, 40, out), -1);
+        for (int i = 0; i < 40; i++)
+            assert_true(i % 3 == 0   ? out[i] == infinite
+                        : i % 3 == 1 ? (out[i] & 0x7fff) > infinite
+                                     : out[i] == 0);
+        for (int i = 0; i < 40; i++) {
+            float old = row[i];
+            row[i] = -FLT_MAX;
+            row[39] = FLT_MAX;
+            assert_int_equal(h->to(row, 40, out), i);
+            row[i] = old;
+        }
+        assert_int_equal(h->to(NULL, 0, NULL), -1);
+    }
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(numbers),     cmocka_unit_test(config_files), cmocka_unit_test(philox),
         cmocka_unit_test(permutation), cmocka_unit_test(normals),      cmocka_unit_test(attributes),
-        cmocka_unit_test(outputs),
+        cmocka_unit_test(outputs),     cmocka_unit_test(halves_all),   cmocka_unit_test(halves_ties),
     };
     err_init("base");
     cmocka_set_message_output(CM_OUTPUT_TAP);
