@@ -4,13 +4,16 @@
 #include "io.h"
 
 #include <math.h>
+#include <signal.h>
 
+#include "common/base/half.h"
 #include "common/io/ckpt.h"
 #include "common/io/set.h"
 
 enum { MAX_TENSORS = 12, MAX_PIECES = 400 };
 
-/* A checkpoint of random tensors, each cut into random blocks, dealt to the members at random. */
+/* A checkpoint of random tensors of random types, each cut into random blocks, dealt to the members at random.
+ * `value` is what can be read: where the type is short, the weaver's numbers rounded to it. */
 struct cloth {
     struct ckpt_tensor t[MAX_TENSORS];
     float *value[MAX_TENSORS];
@@ -36,6 +39,15 @@ static float *gather(const struct cloth *c, const struct ckpt_piece *p, int tens
                     out[k++] = c->value[tensor]
                                        [(((o[0] + a) * s[1] + o[1] + b) * s[2] + o[2] + e) * s[3] + o[3] + f];
     return out;
+}
+
+/* The numbers as their type stores them, into `raw`. */
+static void encode(enum ckpt_dtype d, const float *x, int64_t n, void *raw)
+{
+    if (d == CKPT_F32)
+        memcpy(raw, x, (size_t)n * sizeof *x);
+    else
+        assert_int_equal((d == CKPT_F16 ? half_to_f16 : half_to_bf16)(x, n, raw), -1);
 }
 
 /* Cuts a block in two at random, some times over. */
@@ -69,6 +81,7 @@ static void weave(struct cloth *c, int members)
         t->ndim = 1 + (int)draw(4);
         for (int d = 0; d < t->ndim; d++)
             t->shape[d] = 1 + draw(t->ndim < 3 ? 40 : 9);
+        t->dtype = (enum ckpt_dtype)draw(CKPT_DTYPES);
         int64_t n = ckpt_elements(t->ndim, t->shape);
         c->value[i] = xcalloc((size_t)n, sizeof(float));
         for (int64_t j = 0; j < n; j++)
@@ -79,6 +92,12 @@ static void weave(struct cloth *c, int members)
         cut(c, p, (int)draw(5), members);
         for (int j = from; j < c->n_pieces; j++)
             c->piece[j].data = gather(c, &c->piece[j], i);
+        uint16_t *half = xcalloc((size_t)n, sizeof *half);
+        if (t->dtype != CKPT_F32) {
+            encode(t->dtype, c->value[i], n, half);
+            (t->dtype == CKPT_F16 ? half_from_f16 : half_from_bf16)(half, n, c->value[i]);
+        }
+        free(half);
     }
 }
 
@@ -128,6 +147,14 @@ static bool read_cloth(struct ckpt *c, const struct cloth *w, int rounds, bool e
         ok = ckpt_try_read(c, p.tensor.name, p.offset, p.count, got) == 0;
         if (ok && exact)
             assert_memory_equal(got, want, (size_t)n * sizeof *got);
+        if (ok) {
+            ok = ckpt_try_read_raw(c, p.tensor.name, p.offset, p.count, got) == 0;
+            float *stored = xcalloc((size_t)n, sizeof *stored);
+            encode(p.tensor.dtype, want, n, stored);
+            if (ok && exact)
+                assert_memory_equal(got, stored, (size_t)n * ckpt_dtype_size(p.tensor.dtype));
+            free(stored);
+        }
         free(got);
         free(want);
     }
@@ -155,7 +182,7 @@ static void test_checkpoints(void **state)
         assert_string_equal(ckpt_history(c), "made by io_ckpt.c");
         assert_true(read_cloth(c, &w, 60, true));
         for (int i = 0; i < w.n; i++)
-            assert_string_equal(ckpt_tensor(c, ckpt_find(c, w.t[i].name))->name, w.t[i].name);
+            assert_int_equal(ckpt_tensor(c, ckpt_find(c, w.t[i].name))->dtype, w.t[i].dtype);
         assert_int_equal(ckpt_find(c, "model/none"), -1);
         assert_int_equal(ckpt_try_read(c, "model/none", zero, zero, &x), -1);
         assert_int_equal(ckpt_try_read(c, w.t[0].name, far, zero, &x), -1);
@@ -219,6 +246,115 @@ static void test_coverage(void **state)
         assert_null(ckpt_try_open(dir));
         unweave(&good);
     }
+    free(dir);
+}
+
+/* ---- element types ---- */
+
+struct one {
+    const char *dir;
+    struct ckpt_piece p[2];
+    int n;
+};
+
+static void try_one(void *arg)
+{
+    struct one *o = arg;
+    struct set_member m;
+    set_prepare(o->dir, true);
+    ckpt_write_member(o->dir, 0, 1, o->p, o->n, &m);
+    ckpt_write_index(o->dir, &m, 1, &(struct attrs){ 0 }, NULL, NULL, false);
+}
+
+/* All codes, put and read as they are, NaNs too; in blocks that do not end where rows of the other side do. */
+static void test_raw(void **state)
+{
+    (void)state;
+    enum { ROWS = 1 << 11, WIDTH = 1 << 5 };
+    char *dir = at("raw");
+    static uint16_t code[ROWS * WIDTH], got[ROWS * WIDTH];
+    static float value[ROWS * WIDTH], want[ROWS * WIDTH];
+    const int64_t zero[CKPT_MAX_DIM] = { 0 };
+    for (int i = 0; i < ROWS * WIDTH; i++)
+        code[i] = (uint16_t)i;
+    for (int d = CKPT_BF16; d <= CKPT_F16; d++) {
+        struct ckpt_piece p = { .tensor = { "model/a", 2, { ROWS, WIDTH }, (enum ckpt_dtype)d }, .count = { ROWS, WIDTH } };
+        struct set_member m;
+        set_prepare(dir, true);
+        struct ckpt_writer *w = ckpt_create_member(dir, 0, 1);
+        ckpt_begin_piece(w, &p);
+        ckpt_put_raw_rows(w, code, 1000);
+        ckpt_put_raw_rows(w, code + 1000 * WIDTH, ROWS - 1000);
+        snprintf(p.tensor.name, sizeof p.tensor.name, "model/b");
+        (d == CKPT_F16 ? half_from_f16 : half_from_bf16)(code, ROWS * WIDTH, want);
+        ckpt_begin_piece(w, &p);
+        ckpt_put_rows(w, want, 1);
+        ckpt_put_rows(w, want + WIDTH, ROWS - 1);
+        ckpt_commit_member(w, &m);
+        ckpt_write_index(dir, &m, 1, &(struct attrs){ 0 }, NULL, NULL, false);
+        struct ckpt *c = ckpt_try_open(dir);
+        assert_non_null(c);
+        for (int i = 0; i < 2; i++) {
+            const char *name = i ? "model/b" : "model/a";
+            assert_int_equal(ckpt_try_read_raw(c, name, zero, p.count, got), 0);
+            assert_memory_equal(got, code, sizeof code);
+            assert_int_equal(ckpt_try_read(c, name, zero, p.count, value), 0);
+            assert_memory_equal(value, want, sizeof want);
+        }
+        ckpt_close(c);
+    }
+    free(dir);
+}
+
+/* A number that does not fit, and pieces of one tensor in two types. */
+static void test_dtypes_refused(void **state)
+{
+    (void)state;
+    char *dir = at("refused");
+    static float x[100 * 500];
+    struct ckpt_piece p = { .tensor = { "model/a", 2, { 100, 500 }, CKPT_F16 }, .count = { 100, 500 }, .data = x };
+    struct one o = { dir, { p }, 1 };
+    assert_int_equal(run_child(try_one, &o), 0);
+    x[99 * 500 + 499] = INFINITY;
+    assert_int_equal(run_child(try_one, &o), 0);
+    x[99 * 500 + 499] = -65520; /* half-way to what 2^16 would be */
+    assert_int_equal(run_child(try_one, &o), 1);
+    assert_null(ckpt_try_open(dir));
+    o.p[0].tensor.dtype = CKPT_BF16;
+    assert_int_equal(run_child(try_one, &o), 0);
+    o.p[0].count[0] = 40;
+    o.p[1] = o.p[0];
+    o.p[1].offset[0] = 40;
+    o.p[1].count[0] = 60;
+    o.n = 2;
+    assert_int_equal(run_child(try_one, &o), 0);
+    o.p[1].tensor.dtype = CKPT_F32;
+    assert_int_equal(run_child(try_one, &o), 1);
+    o.p[1].tensor.dtype = CKPT_DTYPES;
+    assert_int_equal(run_child(try_one, &o), -SIGABRT);
+    free(dir);
+}
+
+/* A checkpoint of format 1, kept in the tree. */
+static void test_format_1(void **state)
+{
+    (void)state;
+    const char *top = getenv("SSM_TOP");
+    char *dir = path_join(top ? top : ".", "tests/data/ckpt-1");
+    static const float b[5] = { 0.040420793f, -0.761299849f, 0.42997998f, 1.34997165f, -1.17477846f };
+    const int64_t zero[CKPT_MAX_DIM] = { 0 }, five[CKPT_MAX_DIM] = { 5 };
+    float got[5];
+    struct ckpt *c = ckpt_try_open(dir);
+    if (!c)
+        fail_msg("%s", err_last());
+    assert_int_equal(ckpt_tensors(c), 3);
+    for (int i = 0; i < 3; i++)
+        assert_int_equal(ckpt_tensor(c, i)->dtype, CKPT_F32);
+    assert_int_equal(ckpt_try_verify(c, 0), 0);
+    assert_int_equal(ckpt_try_read(c, "model/b", zero, five, got), 0);
+    for (int i = 0; i < 5; i++)
+        assert_true(got[i] == b[i]);
+    ckpt_close(c);
     free(dir);
 }
 
@@ -338,6 +474,9 @@ int main(int argc, char **argv)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_checkpoints),
         cmocka_unit_test(test_coverage),
+        cmocka_unit_test(test_raw),
+        cmocka_unit_test(test_dtypes_refused),
+        cmocka_unit_test(test_format_1),
         cmocka_unit_test(test_damaged_checkpoints),
         cmocka_unit_test(test_cut_rows),
         cmocka_unit_test(test_prepare),

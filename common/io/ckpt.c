@@ -9,6 +9,7 @@
 #include <string.h>
 
 #include "common/base/err.h"
+#include "common/base/mem.h"
 
 const struct h5_column ckpt_columns[CKPT_COLUMNS] = {
     { "tensor", H5_TEXT, CKPT_MAX_NAME, offsetof(struct ckpt_row, tensor) },
@@ -18,7 +19,41 @@ const struct h5_column ckpt_columns[CKPT_COLUMNS] = {
     { "offset", H5_I64, CKPT_MAX_DIM, offsetof(struct ckpt_row, offset) },
     { "count", H5_I64, CKPT_MAX_DIM, offsetof(struct ckpt_row, count) },
     { "member", H5_I64, 1, offsetof(struct ckpt_row, member) },
+    { "dtype", H5_I64, 1, offsetof(struct ckpt_row, dtype) },
 };
+
+int ckpt_try_table(struct h5 *f, const struct attrs *root, struct ckpt_row **rows, int64_t *n)
+{
+    int64_t format = CKPT_FORMAT;
+    void *table = NULL;
+    if (attrs_try_int(root, "format", &format) < 0)
+        return -1;
+    bool first = format < 2; /* its rows end before the dtype */
+    if (h5_try_table(f, "/pieces", ckpt_columns, first ? CKPT_COLUMNS - 1 : CKPT_COLUMNS, &table, n) < 0)
+        return -1;
+    size_t size = first ? offsetof(struct ckpt_row, dtype) : sizeof **rows;
+    *rows = xcalloc((size_t)*n, sizeof **rows);
+    for (int64_t i = 0; i < *n; i++)
+        memcpy(&(*rows)[i], (char *)table + (size_t)i * size, size);
+    free(table);
+    return 0;
+}
+
+/* ---- element types ---- */
+
+static const struct {
+    const char *name;
+    size_t size;
+    enum h5_type type;
+} dtypes[CKPT_DTYPES] = {
+    [CKPT_F32] = { "f32", 4, H5_F32 },
+    [CKPT_BF16] = { "bf16", 2, H5_BF16 },
+    [CKPT_F16] = { "f16", 2, H5_F16 },
+};
+
+const char *ckpt_dtype_name(enum ckpt_dtype d) { return dtypes[d].name; }
+size_t ckpt_dtype_size(enum ckpt_dtype d) { return dtypes[d].size; }
+enum h5_type ckpt_h5_type(enum ckpt_dtype d) { return dtypes[d].type; }
 
 /* ---- shapes and names ---- */
 
@@ -97,6 +132,10 @@ static int try_coverage(const struct ckpt_row *r, size_t n)
     for (size_t i = 0; i < n; i++) {
         if (r[i].ndim != r[0].ndim || memcmp(r[i].shape, r[0].shape, sizeof r->shape) != 0)
             return err_set("tensor '%s' has two different shapes", r[0].tensor);
+        if (r[i].dtype != r[0].dtype)
+            return err_set("tensor '%s' is %s in one piece and %s in another", r[0].tensor,
+                           ckpt_dtype_name((enum ckpt_dtype)r[0].dtype),
+                           ckpt_dtype_name((enum ckpt_dtype)r[i].dtype));
         for (size_t j = i + 1; j < n && r[j].offset[0] < r[i].offset[0] + r[i].count[0]; j++)
             if (overlap(&r[i], &r[j]))
                 return err_set("tensor '%s': two pieces hold the same elements, from row %lld", r[0].tensor,
@@ -118,6 +157,9 @@ int ckpt_try_rows(struct ckpt_row *r, size_t n, int64_t members)
         if (r[i].member < 0 || r[i].member >= members)
             return err_set("tensor '%s': a piece is in member %lld of %lld", r[i].tensor,
                            (long long)r[i].member, (long long)members);
+        if (r[i].dtype < 0 || r[i].dtype >= CKPT_DTYPES)
+            return err_set("tensor '%s' has elements of the unknown type %lld", r[i].tensor,
+                           (long long)r[i].dtype);
         for (int64_t d = r[i].ndim; d < CKPT_MAX_DIM; d++)
             r[i].shape[d] = r[i].count[d] = 1, r[i].offset[d] = 0;
     }

@@ -2,7 +2,8 @@
  * SPDX-License-Identifier: MIT
  *
  * A member is opened by HDF5 once, to learn where each of its pieces lies; from then on its bytes are read by
- * pread into the caller's memory, in the longest runs that piece and slab have in common.
+ * pread into the caller's memory, in the longest runs that piece and slab have in common. Elements of 16 bits pass
+ * through a block on their way to fp32.
  */
 #include "ckpt_private.h"
 
@@ -14,10 +15,11 @@
 #include <unistd.h>
 
 #include "common/base/err.h"
+#include "common/base/half.h"
 #include "common/base/mem.h"
 #include "common/base/out.h"
 
-enum { OPEN_MAX = 64 };
+enum { OPEN_MAX = 64, HALF_BLOCK = 32 << 10 }; /* elements */
 
 struct source {
     int fd;       /* -1: not open */
@@ -39,6 +41,7 @@ struct ckpt {
     struct ckpt_tensor *tensors;
     int *first; /* [n_tensors+1] a tensor's pieces */
     int n_tensors;
+    uint16_t *half; /* [HALF_BLOCK], when needed */
 };
 
 const char *ckpt_dir(const struct ckpt *c) { return c->dir; }
@@ -77,6 +80,7 @@ static void name_tensors(struct ckpt *c)
         memcpy(p->tensor.name, r->tensor, sizeof p->tensor.name);
         p->tensor.ndim = (int)r->ndim;
         memcpy(p->tensor.shape, r->shape, sizeof r->shape);
+        p->tensor.dtype = (enum ckpt_dtype)r->dtype;
         memcpy(p->offset, r->offset, sizeof r->offset);
         memcpy(p->count, r->count, sizeof r->count);
         if (i == 0 || strcmp(r->tensor, r[-1].tensor) != 0) {
@@ -89,13 +93,18 @@ static void name_tensors(struct ckpt *c)
 
 static int read_index(struct ckpt *c, struct h5 *index)
 {
-    void *rows = NULL;
+    struct attrs root = { 0 };
     int64_t n = 0;
-    if (h5_try_attrs(index, "/config", &c->config) < 0 ||
-        (h5_has(index, "/state") && h5_try_attrs(index, "/state", &c->state) < 0) ||
-        h5_try_table(index, "/pieces", ckpt_columns, CKPT_COLUMNS, &rows, &n) < 0)
+    int rc = h5_try_attrs(index, "/", &root);
+    if (rc == 0)
+        rc = h5_try_attrs(index, "/config", &c->config);
+    if (rc == 0 && h5_has(index, "/state"))
+        rc = h5_try_attrs(index, "/state", &c->state);
+    if (rc == 0)
+        rc = ckpt_try_table(index, &root, &c->rows, &n);
+    attrs_free(&root);
+    if (rc < 0)
         return -1;
-    c->rows = rows;
     if (n > INT_MAX)
         return err_set("'%s' has %lld pieces", c->dir, (long long)n);
     if (ckpt_try_rows(c->rows, (size_t)n, c->n_members) < 0)
@@ -143,6 +152,7 @@ void ckpt_close(struct ckpt *c)
     free(c->places);
     free(c->tensors);
     free(c->first);
+    free(c->half);
     free(c);
 }
 
@@ -161,7 +171,7 @@ static int locate_pieces(struct ckpt *c, int member, const char *path)
         int64_t shape[CKPT_MAX_DIM];
         if (r->member != member)
             continue;
-        rc = h5_try_locate(f, r->dataset, H5_F32, (int)r->ndim, shape, &c->places[i]);
+        rc = h5_try_locate(f, r->dataset, ckpt_h5_type((enum ckpt_dtype)r->dtype), (int)r->ndim, shape, &c->places[i]);
         if (rc == 0 && memcmp(shape, r->count, (size_t)r->ndim * sizeof *shape) != 0)
             rc = err_set("'%s': '%s' has another shape than the index says", path, r->dataset);
     }
@@ -200,7 +210,7 @@ static int use_member(struct ckpt *c, int member)
     return rc;
 }
 
-static int read_run(const struct ckpt *c, int member, int64_t at, void *out, size_t n)
+static int read_bytes(const struct ckpt *c, int member, int64_t at, void *out, size_t n)
 {
     for (size_t done = 0; done < n;) {
         ssize_t k = pread(c->sources[member].fd, (char *)out + done, n - done, (off_t)(at + (int64_t)done));
@@ -214,8 +224,28 @@ static int read_run(const struct ckpt *c, int member, int64_t at, void *out, siz
     return 0;
 }
 
+/* n elements of a piece from element `from` on: as fp32, or, `raw`, as they are. */
+static int read_run(struct ckpt *c, int piece, int64_t from, void *out, int64_t n, bool raw)
+{
+    enum ckpt_dtype dtype = (enum ckpt_dtype)c->rows[piece].dtype;
+    int64_t size = (int64_t)ckpt_dtype_size(dtype), at = c->places[piece] + from * size;
+    int member = (int)c->rows[piece].member;
+    if (raw || dtype == CKPT_F32)
+        return read_bytes(c, member, at, out, (size_t)(n * size));
+    if (!c->half)
+        c->half = xcalloc(HALF_BLOCK, sizeof *c->half);
+    for (int64_t done = 0; done < n; done += HALF_BLOCK) {
+        int64_t k = n - done < HALF_BLOCK ? n - done : HALF_BLOCK;
+        if (read_bytes(c, member, at + done * size, c->half, (size_t)(k * size)) < 0)
+            return -1;
+        (dtype == CKPT_F16 ? half_from_f16 : half_from_bf16)(c->half, k, (float *)out + done);
+    }
+    return 0;
+}
+
 /* Copies what a piece and the wanted slab have in common. `out` has the slab's shape. */
-static int read_common(struct ckpt *c, int piece, const int64_t *offset, const int64_t *count, float *out)
+static int read_common(struct ckpt *c, int piece, const int64_t *offset, const int64_t *count, void *out,
+                       bool raw)
 {
     const struct ckpt_row *r = &c->rows[piece];
     int64_t lo[CKPT_MAX_DIM], n[CKPT_MAX_DIM]; /* the common block, in the tensor */
@@ -228,6 +258,7 @@ static int read_common(struct ckpt *c, int piece, const int64_t *offset, const i
     }
     if (use_member(c, (int)r->member) < 0)
         return -1;
+    int64_t size = raw ? (int64_t)ckpt_dtype_size((enum ckpt_dtype)r->dtype) : (int64_t)sizeof(float);
     int inner = CKPT_MAX_DIM - 1; /* dimensions behind it are whole on both sides: one run goes over them */
     while (inner > 0 && n[inner] == count[inner] && n[inner] == r->count[inner])
         inner--;
@@ -238,8 +269,7 @@ static int read_common(struct ckpt *c, int piece, const int64_t *offset, const i
             from = from * r->count[d] + lo[d] + at[d] - r->offset[d];
             to = to * count[d] + lo[d] + at[d] - offset[d];
         }
-        if (read_run(c, (int)r->member, c->places[piece] + from * (int64_t)sizeof *out, out + to,
-                     (size_t)run * sizeof *out) < 0)
+        if (read_run(c, piece, from, (char *)out + to * size, run, raw) < 0)
             return -1;
         int d = inner - 1;
         while (d >= 0 && ++at[d] == n[d])
@@ -249,7 +279,8 @@ static int read_common(struct ckpt *c, int piece, const int64_t *offset, const i
     }
 }
 
-int ckpt_try_read(struct ckpt *c, const char *name, const int64_t *offset, const int64_t *count, float *out)
+static int try_read(struct ckpt *c, const char *name, const int64_t *offset, const int64_t *count, void *out,
+                    bool raw)
 {
     int i = ckpt_find(c, name);
     if (i < 0)
@@ -264,7 +295,17 @@ int ckpt_try_read(struct ckpt *c, const char *name, const int64_t *offset, const
                            name, (long long)t->shape[d], (long long)at[d], (long long)n[d]);
     }
     for (int p = c->first[i]; p < c->first[i + 1]; p++)
-        if (read_common(c, p, at, n, out) < 0)
+        if (read_common(c, p, at, n, out, raw) < 0)
             return -1;
     return 0;
+}
+
+int ckpt_try_read(struct ckpt *c, const char *name, const int64_t *offset, const int64_t *count, float *out)
+{
+    return try_read(c, name, offset, count, out, false);
+}
+
+int ckpt_try_read_raw(struct ckpt *c, const char *name, const int64_t *offset, const int64_t *count, void *out)
+{
+    return try_read(c, name, offset, count, out, true);
 }

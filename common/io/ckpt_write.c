@@ -8,8 +8,11 @@
 #include <string.h>
 
 #include "common/base/err.h"
+#include "common/base/half.h"
 #include "common/base/mem.h"
 #include "common/base/out.h"
+
+enum { HALF_BLOCK = 32 << 10 }; /* elements that are rounded at a time, or a row */
 
 struct rows {
     struct ckpt_row *r;
@@ -27,6 +30,8 @@ struct ckpt_writer {
     struct ckpt_piece piece;
     int64_t done; /* rows of it */
     int part;
+    uint16_t *half; /* a block of rows on its way to 16 bits */
+    int64_t half_room;
 };
 
 struct ckpt_writer *ckpt_create_member(const char *dir, int part, int parts)
@@ -59,8 +64,10 @@ void ckpt_begin_piece(struct ckpt_writer *w, const struct ckpt_piece *p)
     end_piece(w);
     if (ckpt_try_piece(t->name, t->ndim, t->shape, p->offset, p->count) < 0)
         bug("%s", err_last());
+    if ((int)t->dtype < 0 || t->dtype >= CKPT_DTYPES)
+        bug("tensor '%s' has elements of type %d", t->name, (int)t->dtype);
     struct ckpt_row *r = grow(&w->rows.r, &w->rows.n, &w->rows.cap, sizeof *r);
-    *r = (struct ckpt_row){ .ndim = t->ndim, .member = w->part };
+    *r = (struct ckpt_row){ .ndim = t->ndim, .member = w->part, .dtype = t->dtype };
     snprintf(r->tensor, sizeof r->tensor, "%s", t->name);
     snprintf(r->dataset, sizeof r->dataset, "/%s", t->name);
     for (int k = 1; h5_has(w->file, r->dataset); k++)
@@ -72,10 +79,10 @@ void ckpt_begin_piece(struct ckpt_writer *w, const struct ckpt_piece *p)
     }
     w->piece = *p;
     w->done = 0;
-    w->data = h5_make_data(w->file, r->dataset, H5_F32, t->ndim, p->count);
+    w->data = h5_make_data(w->file, r->dataset, ckpt_h5_type(t->dtype), t->ndim, p->count);
 }
 
-void ckpt_put_rows(struct ckpt_writer *w, const float *data, int64_t rows)
+void ckpt_put_raw_rows(struct ckpt_writer *w, const void *data, int64_t rows)
 {
     int64_t offset[CKPT_MAX_DIM] = { w->done }, count[CKPT_MAX_DIM];
     if (!w->data || rows < 0 || rows > w->piece.count[0] - w->done)
@@ -84,6 +91,30 @@ void ckpt_put_rows(struct ckpt_writer *w, const float *data, int64_t rows)
     count[0] = rows;
     h5_write(w->data, offset, count, data);
     w->done += rows;
+}
+
+void ckpt_put_rows(struct ckpt_writer *w, const float *data, int64_t rows)
+{
+    enum ckpt_dtype dtype = w->piece.tensor.dtype;
+    if (dtype == CKPT_F32 || !w->data) {
+        ckpt_put_raw_rows(w, data, rows);
+        return;
+    }
+    int64_t width = ckpt_product(w->piece.tensor.ndim, w->piece.count) / w->piece.count[0];
+    int64_t step = width < HALF_BLOCK ? HALF_BLOCK / width : 1;
+    if (w->half_room < step * width) {
+        w->half_room = step * width;
+        w->half = xrealloc(w->half, mul_size((size_t)w->half_room, sizeof *w->half, "block of rows"));
+    }
+    for (int64_t done = 0; done < rows; done += step) {
+        int64_t k = rows - done < step ? rows - done : step;
+        const float *from = data + done * width;
+        int64_t bad = (dtype == CKPT_F16 ? half_to_f16 : half_to_bf16)(from, k * width, w->half);
+        if (bad >= 0)
+            die("tensor '%s': %.9g does not fit %s", w->piece.tensor.name, (double)from[bad],
+                ckpt_dtype_name(dtype));
+        ckpt_put_raw_rows(w, w->half, k);
+    }
 }
 
 void ckpt_commit_member(struct ckpt_writer *w, struct set_member *m)
@@ -96,6 +127,7 @@ void ckpt_commit_member(struct ckpt_writer *w, struct set_member *m)
     out_commit(w->out);
     set_describe(w->dir, w->name, m);
     free(w->rows.r);
+    free(w->half);
     free(w->dir);
     free(w->name);
     free(w);
@@ -118,17 +150,17 @@ void ckpt_write_member(const char *dir, int part, int parts, const struct ckpt_p
 static int try_member_rows(const char *path, int member, struct rows *all)
 {
     struct attrs as = { 0 };
-    void *rows = NULL;
+    struct ckpt_row *rows = NULL;
     int64_t n = 0;
     struct h5 *f = h5_try_open(path);
     int rc = f ? h5_try_attrs(f, "/", &as) : -1;
     if (rc == 0)
         rc = set_try_kind(&as, path, CKPT_KIND_FILE, CKPT_FORMAT);
     if (rc == 0)
-        rc = h5_try_table(f, "/pieces", ckpt_columns, CKPT_COLUMNS, &rows, &n);
+        rc = ckpt_try_table(f, &as, &rows, &n);
     for (int64_t i = 0; rc == 0 && i < n; i++) {
         struct ckpt_row *r = grow(&all->r, &all->n, &all->cap, sizeof *r);
-        *r = ((struct ckpt_row *)rows)[i];
+        *r = rows[i];
         r->member = member;
     }
     free(rows);
@@ -151,7 +183,7 @@ static void put_virtual(struct h5 *index, const struct rows *all, const struct s
             memcpy(src[k].count, all->r[i].count, sizeof src->count);
         }
         char *path = xasprintf("/%s", r->tensor);
-        h5_put_virtual(index, path, H5_F32, (int)r->ndim, r->shape, src, k);
+        h5_put_virtual(index, path, ckpt_h5_type((enum ckpt_dtype)r->dtype), (int)r->ndim, r->shape, src, k);
         free(path);
     }
     free(src);

@@ -22,7 +22,8 @@
 
 enum { H5_MAX_DIM = 4 };
 
-enum h5_type { H5_U8, H5_U16, H5_U32, H5_U64, H5_I64, H5_F32, H5_TEXT };
+/* H5_F16 is IEEE half, H5_BF16 the upper half of fp32. */
+enum h5_type { H5_U8, H5_U16, H5_U32, H5_U64, H5_I64, H5_F32, H5_F16, H5_BF16, H5_TEXT };
 size_t h5_type_size(enum h5_type t);     /* of one element; 1 for H5_TEXT */
 
 /* One column of a table of structs. n: how many of that type (H5_TEXT: bytes, with the NUL). */

@@ -4,6 +4,7 @@
 #include "h5_private.h"
 
 #include <errno.h>
+#include <pthread.h>
 #include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
@@ -24,8 +25,31 @@ struct h5_data {
 
 /* ---- types and shapes ---- */
 
+static hid_t f16_type = -1, bf16_type = -1;
+
+/* HDF5 1.10 has no names for these. Sign, exponent, mantissa from the top bit down, exponents offset by `bias`: any
+ * program that reads HDF5's floats reads them. */
+static hid_t small_float(size_t exponent_bits, size_t bias)
+{
+    hid_t t = H5Tcopy(H5T_IEEE_F32LE);
+    size_t mantissa_bits = 15 - exponent_bits;
+    if (t < 0 || H5Tset_fields(t, 15, mantissa_bits, exponent_bits, 0, mantissa_bits) < 0 ||
+        H5Tset_size(t, 2) < 0 || H5Tset_ebias(t, bias) < 0 || H5Tlock(t) < 0)
+        die("cannot make an HDF5 type of 16 bits: %s", h5_reason());
+    return t;
+}
+
+/* They live as long as the process. */
+static void make_small_floats(void)
+{
+    f16_type = small_float(5, 15);
+    bf16_type = small_float(8, 127);
+}
+
 hid_t h5_type_id(enum h5_type t)
 {
+    static pthread_once_t once = PTHREAD_ONCE_INIT;
+    pthread_once(&once, make_small_floats);
     switch (t) {
     case H5_U8:
         return H5T_STD_U8LE;
@@ -39,6 +63,10 @@ hid_t h5_type_id(enum h5_type t)
         return H5T_STD_I64LE;
     case H5_F32:
         return H5T_IEEE_F32LE;
+    case H5_F16:
+        return f16_type;
+    case H5_BF16:
+        return bf16_type;
     case H5_TEXT:
         break;
     }
@@ -47,13 +75,13 @@ hid_t h5_type_id(enum h5_type t)
 
 size_t h5_type_size(enum h5_type t)
 {
-    static const size_t size[] = { 1, 2, 4, 8, 8, 4, 1 };
+    static const size_t size[] = { 1, 2, 4, 8, 8, 4, 2, 2, 1 };
     return size[t];
 }
 
 const char *h5_type_name(enum h5_type t)
 {
-    static const char *const name[] = { "u8", "u16", "u32", "u64", "i64", "f32", "text" };
+    static const char *const name[] = { "u8", "u16", "u32", "u64", "i64", "f32", "f16", "bf16", "text" };
     return name[t];
 }
 

@@ -157,9 +157,9 @@ int set_try_kind(const struct attrs *as, const char *file, const char *kind, int
         return err_set("'%s': attribute %s", file, err_last());
     if (kind && strcmp(k, kind) != 0)
         return err_set("'%s' holds '%s', not '%s'", file, k, kind);
-    if (kind && f != format)
-        return err_set("'%s' has format %lld, this program reads %lld", file, (long long)f,
-                       (long long)format);
+    if (kind && (f < 1 || f > format))
+        return err_set("'%s' has format %lld, this program reads %s%lld", file, (long long)f,
+                       format > 1 ? "1 to " : "", (long long)format);
     return 0;
 }
 

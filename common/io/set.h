@@ -50,7 +50,7 @@ struct h5;
 /* Writes kind, format and history (lines, newest last) as attributes of "/", and /members. Dies on failure. */
 void set_put_head(struct h5 *index, const char *kind, int64_t format, const char *history,
                   const struct set_member *members, int n);
-/* Opens DIR/index.h5, checks kind (NULL: any) and format, reads the history (may be NULL: not wanted) and the
+/* Opens DIR/index.h5, checks kind (NULL: any) and format (this one or an older), reads the history (may be NULL: not wanted) and the
  * members, whose names are checked to be plain and different. History and members are the caller's to free. */
 struct h5 *set_try_open(const char *dir, const char *kind, int64_t format, char **history,
                         struct set_member **members, int *n) __attribute__((warn_unused_result));
@@ -58,7 +58,8 @@ struct h5 *set_try_open(const char *dir, const char *kind, int64_t format, char 
 int set_try_members(const char *dir, const struct set_member *m, int64_t n) __attribute__((warn_unused_result));
 /* DIR/index.h5; free it. */
 char *set_index_path(const char *dir);
-/* Checks kind and format among attributes that were read from `file`. */
+/* Checks kind and format among attributes that were read from `file`. `format` is the newest; a kind goes on reading its
+ * older ones. */
 struct attrs;
 int set_try_kind(const struct attrs *as, const char *file, const char *kind, int64_t format)
     __attribute__((warn_unused_result));
