@@ -4,10 +4,10 @@
 #include "foreign.h"
 
 #include <errno.h>
-#include <math.h>
 #include <unistd.h>
 
 #include "common/base/err.h"
+#include "common/base/half.h"
 #include "common/base/mem.h"
 
 static const struct {
@@ -48,55 +48,9 @@ int foreign_try_size(struct foreign_tensor *t)
 
 /* ---- numbers ---- */
 
-static float from_bits(uint32_t u)
-{
-    float f;
-    memcpy(&f, &u, 4);
-    return f;
-}
-
-static uint32_t to_bits(float f)
-{
-    uint32_t u;
-    memcpy(&u, &f, 4);
-    return u;
-}
-
-static float from_half(uint16_t h)
-{
-    uint32_t sign = (uint32_t)(h & 0x8000) << 16, exponent = h >> 10 & 31, mantissa = h & 1023;
-    if (exponent == 31)
-        return from_bits(sign | 0x7f800000 | mantissa << 13);
-    if (exponent == 0) /* 0 and subnormals: exact in fp32 */
-        return from_bits(sign | to_bits((float)mantissa * 0x1p-24f));
-    return from_bits(sign | (exponent + 112) << 23 | mantissa << 13);
-}
-
-/* Nearest, ties to even. What is beyond 65504 by more than half a step becomes infinite. */
-static uint16_t to_half(float f)
-{
-    uint32_t u = to_bits(f), sign = u >> 16 & 0x8000, a = u & 0x7fffffff;
-    if (a > 0x7f800000)
-        return (uint16_t)(sign | 0x7e00 | (a >> 13 & 0x1ff)); /* NaN stays one */
-    if (a >= 0x477ff000)
-        return (uint16_t)(sign | 0x7c00);
-    if (a < 0x38800000) /* below the least normal: multiples of 2^-24 */
-        return (uint16_t)(sign | (uint32_t)rintf(from_bits(a) * 0x1p24f));
-    return (uint16_t)(sign | (a - 0x38000000 + 0xfff + (a >> 13 & 1)) >> 13);
-}
-
-static uint16_t to_brain(float f)
-{
-    uint32_t u = to_bits(f);
-    if ((u & 0x7fffffff) > 0x7f800000)
-        return (uint16_t)(u >> 16 | 0x40); /* NaN stays one */
-    return (uint16_t)((u + 0x7fff + (u >> 16 & 1)) >> 16);
-}
-
 int foreign_try_unpack(enum foreign_dtype from, const void *raw, int64_t n, float *out)
 {
     const char *p = raw;
-    uint16_t h;
     double d;
     switch (from) {
     case FOREIGN_F32:
@@ -104,16 +58,10 @@ int foreign_try_unpack(enum foreign_dtype from, const void *raw, int64_t n, floa
             memcpy(out, raw, (size_t)n * 4);
         return 0;
     case FOREIGN_BF16:
-        for (int64_t i = 0; i < n; i++) {
-            memcpy(&h, p + 2 * i, 2);
-            out[i] = from_bits((uint32_t)h << 16);
-        }
+        half_from_bf16(raw, n, out);
         return 0;
     case FOREIGN_F16:
-        for (int64_t i = 0; i < n; i++) {
-            memcpy(&h, p + 2 * i, 2);
-            out[i] = from_half(h);
-        }
+        half_from_f16(raw, n, out);
         return 0;
     case FOREIGN_F64:
         for (int64_t i = 0; i < n; i++) {
@@ -136,14 +84,8 @@ int foreign_try_pack(enum foreign_dtype to, const float *in, int64_t n, void *ra
         return 0;
     case FOREIGN_BF16:
     case FOREIGN_F16: {
-        uint16_t infinite = to == FOREIGN_F16 ? 0x7c00 : 0x7f80;
-        for (int64_t i = 0; i < n; i++) {
-            uint16_t h = to == FOREIGN_F16 ? to_half(in[i]) : to_brain(in[i]);
-            if ((h & 0x7fff) == infinite && isfinite(in[i]))
-                return err_set("%g does not fit %s", (double)in[i], types[to].name);
-            memcpy(p + 2 * i, &h, 2);
-        }
-        return 0;
+        int64_t bad = (to == FOREIGN_F16 ? half_to_f16 : half_to_bf16)(in, n, raw);
+        return bad < 0 ? 0 : err_set("%g does not fit %s", (double)in[bad], types[to].name);
     }
     case FOREIGN_F64:
         for (int64_t i = 0; i < n; i++)
