@@ -44,6 +44,30 @@ static void test_attributes(void **state)
     free(path);
 }
 
+/* A file made again later has the same bytes: nothing in it says when. */
+static void test_no_time(void **state)
+{
+    (void)state;
+    char *path = at("time.h5");
+    static const char *const objects[] = { "/", "/a", "/a/b", "/a/b/data", "/c", "/c/d", "/e", "/e/chunks" };
+    struct h5 *f = h5_create(path, path);
+    int64_t one = 1;
+    h5_put_group(f, "/c/d");
+    struct h5_data *d = h5_make_data(f, "/a/b/data", H5_F32, 1, &one);
+    h5_write(d, &(int64_t){ 0 }, &one, &(float){ 1 });
+    h5_end_data(d);
+    h5_end_chunks(h5_make_chunks(f, "/e/chunks", H5_U16, 1024, 1));
+    h5_finish(f);
+    hid_t id = H5Fopen(path, H5F_ACC_RDONLY, H5P_DEFAULT);
+    for (size_t i = 0; i < sizeof objects / sizeof *objects; i++) {
+        H5O_info_t info;
+        assert_true(H5Oget_info_by_name1(id, objects[i], &info, H5P_DEFAULT) >= 0);
+        assert_true(info.atime == 0 && info.mtime == 0 && info.ctime == 0 && info.btime == 0);
+    }
+    H5Fclose(id);
+    free(path);
+}
+
 struct pair {
     int64_t a[2];
     char name[16];
@@ -143,6 +167,7 @@ int main(int argc, char **argv)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_attributes),
+        cmocka_unit_test(test_no_time),
         cmocka_unit_test(test_tables),
         cmocka_unit_test(test_hostile_shapes),
     };

@@ -225,19 +225,29 @@ bool h5_has(struct h5 *f, const char *object)
 
 /* ---- groups ---- */
 
-hid_t h5_link_plist(const struct h5 *f)
+static void make_group(struct h5 *f, const char *path)
 {
-    hid_t p = h5_must(f, "/", H5Pcreate(H5P_LINK_CREATE));
-    h5_must(f, "/", H5Pset_create_intermediate_group(p, 1));
-    return p;
+    hid_t create = h5_must(f, path, H5Pcreate(H5P_GROUP_CREATE));
+    h5_must(f, path, H5Pset_obj_track_times(create, false));
+    h5_must(f, path, H5Gclose(h5_must(f, path, H5Gcreate2(f->id, path, H5P_DEFAULT, create, H5P_DEFAULT))));
+    H5Pclose(create);
+}
+
+void h5_make_groups_above(struct h5 *f, const char *path)
+{
+    char *part = xstrdup(path);
+    for (char *s = strchr(part + 1, '/'); s; s = strchr(s + 1, '/')) {
+        *s = '\0';
+        if (h5_must(f, path, H5Lexists(f->id, part, H5P_DEFAULT)) == 0)
+            make_group(f, part);
+        *s = '/';
+    }
+    free(part);
 }
 
 void h5_put_group(struct h5 *f, const char *path)
 {
     h5_enter();
-    hid_t create = h5_must(f, path, H5Pcreate(H5P_GROUP_CREATE)), links = h5_link_plist(f);
-    h5_must(f, path, H5Pset_obj_track_times(create, false));
-    h5_must(f, path, H5Gclose(h5_must(f, path, H5Gcreate2(f->id, path, links, create, H5P_DEFAULT))));
-    H5Pclose(links);
-    H5Pclose(create);
+    h5_make_groups_above(f, path);
+    make_group(f, path);
 }

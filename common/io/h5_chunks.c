@@ -54,13 +54,13 @@ struct h5_chunks *h5_make_chunks(struct h5 *f, const char *path, enum h5_type ty
         die("cannot set up zstd, level %d", level);
     hsize_t none = 0, any = H5S_UNLIMITED, size = (hsize_t)chunk;
     const unsigned params[1] = { (unsigned)level };
-    hid_t create = h5_dataset_plist(f, path), links = h5_link_plist(f);
+    hid_t create = h5_dataset_plist(f, path);
+    h5_make_groups_above(f, path);
     h5_must(f, path, H5Pset_chunk(create, 1, &size));
     h5_must(f, path, H5Pset_filter(create, H5_ZSTD_FILTER, H5Z_FLAG_MANDATORY, 1, params));
     hid_t space = h5_must(f, path, H5Screate_simple(1, &none, &any));
-    c->id = h5_must(f, path, H5Dcreate2(f->id, path, h5_type_id(type), space, links, create, H5P_DEFAULT));
+    c->id = h5_must(f, path, H5Dcreate2(f->id, path, h5_type_id(type), space, H5P_DEFAULT, create, H5P_DEFAULT));
     H5Sclose(space);
-    H5Pclose(links);
     H5Pclose(create);
     return c;
 }

@@ -133,12 +133,12 @@ struct h5_data *h5_make_data_of(struct h5 *f, const char *path, hid_t type, int 
     if (ndim < 1 || ndim > H5_MAX_DIM || h5_elements(ndim, shape, H5Tget_size(type)) < 0)
         bug("'%s' in '%s': bad shape", path, f->name);
     h5_to_hsize(ndim, shape, dims);
-    hid_t create = h5_dataset_plist(f, path), links = h5_link_plist(f);
+    hid_t create = h5_dataset_plist(f, path);
+    h5_make_groups_above(f, path);
     h5_must(f, path, H5Pset_alloc_time(create, H5D_ALLOC_TIME_EARLY));
     hid_t space = h5_must(f, path, H5Screate_simple(ndim, dims, NULL));
-    d->id = h5_must(f, path, H5Dcreate2(f->id, path, type, space, links, create, H5P_DEFAULT));
+    d->id = h5_must(f, path, H5Dcreate2(f->id, path, type, space, H5P_DEFAULT, create, H5P_DEFAULT));
     H5Sclose(space);
-    H5Pclose(links);
     H5Pclose(create);
     return d;
 }
@@ -180,7 +180,8 @@ void h5_put_virtual(struct h5 *f, const char *path, enum h5_type type, int ndim,
     h5_enter();
     hsize_t dims[H5_MAX_DIM], at[H5_MAX_DIM], count[H5_MAX_DIM];
     h5_to_hsize(ndim, shape, dims);
-    hid_t create = h5_must(f, path, H5Pcreate(H5P_DATASET_CREATE)), links = h5_link_plist(f);
+    hid_t create = h5_must(f, path, H5Pcreate(H5P_DATASET_CREATE));
+    h5_make_groups_above(f, path);
     h5_must(f, path, H5Pset_obj_track_times(create, false));
     hid_t space = h5_must(f, path, H5Screate_simple(ndim, dims, NULL));
     for (int i = 0; i < n; i++) {
@@ -194,9 +195,8 @@ void h5_put_virtual(struct h5 *f, const char *path, enum h5_type type, int ndim,
     h5_must(f, path, H5Sselect_all(space));
     h5_must(f, path,
             H5Dclose(h5_must(f, path,
-                             H5Dcreate2(f->id, path, h5_type_id(type), space, links, create, H5P_DEFAULT))));
+                             H5Dcreate2(f->id, path, h5_type_id(type), space, H5P_DEFAULT, create, H5P_DEFAULT))));
     H5Sclose(space);
-    H5Pclose(links);
     H5Pclose(create);
 }
 

@@ -40,9 +40,9 @@ hid_t h5_text_type(size_t bytes); /* close it */
 int64_t h5_elements(int ndim, const int64_t *shape, size_t size);
 void h5_to_hsize(int ndim, const int64_t *from, hsize_t *to);
 
-/* Property lists: links make the groups above them, objects have no time stamps, data are not filled. Close
- * them. */
-hid_t h5_link_plist(const struct h5 *f);
+/* Makes the groups above an object. HDF5 could, but gives those time stamps. */
+void h5_make_groups_above(struct h5 *f, const char *path);
+/* Property list: no time stamps, data are not filled. Close it. */
 hid_t h5_dataset_plist(const struct h5 *f, const char *path);
 
 /* h5_make_data(), h5_try_locate() for any type. type_text: how messages call it. */
