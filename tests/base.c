@@ -30,10 +30,14 @@ static void numbers(void **state)
     static const struct {
         const char *text;
         int64_t value;
-    } good[] = { { "0", 0 }, { "-7", -7 }, { "10k", 10000 }, { "64Mi", 1 << 26 }, { "2G", 2000000000 },
-                 { "1Ki", 1024 }, { "3T", 3000000000000 }, { "9223372036854775807", INT64_MAX } };
-    static const char *const bad[] = { "", " 1", "1 ", "10x", "1e3", "k", "1kk", "1Kib", "0x10", "9223372036854775808",
-                                       "9999999999G", "1.5", "nan", "--1" };
+    } good[] = {
+        { "0", 0 },           { "-7", -7 },    { "10k", 10000 },        { "64Mi", 1 << 26 },
+        { "2G", 2000000000 }, { "1Ki", 1024 }, { "3T", 3000000000000 }, { "9223372036854775807", INT64_MAX }
+    };
+    static const char *const bad[] = {
+        "",    " 1",  "1 ", "10x", "1e3", "k", "1kk", "1Kib", "0x10", "9223372036854775808", "9999999999G",
+        "1.5", "nan", "--1"
+    };
     static const char *const bad_reals[] = { "", "nan", "inf", "-inf", "1e999", "1,5", "3x", " 2", "2 " };
     int64_t v;
     double x;
@@ -59,10 +63,16 @@ static void config_files(void **state)
     int kind = 0;
     bool flag = false;
     const char *name = NULL;
-    struct opt rows[] = { OPT_INT(0, "n", "N", &n, 1, 100, ""), OPT_REAL(0, "lr", "X", &lr, 0, 1, ""),
-                          OPT_CHOICE(0, "kind", &kind, "red|green", ""), OPT_FLAG(0, "flag", &flag, ""),
-                          OPT_STR(0, "name", "S", &name, ""), OPT_END };
-    assert_int_equal(opt_try_read_text(rows, "f", "# head\n n = 7 # seven\n\nlr=0.25\nkind = green\nflag = true\nname = a b\n"), 0);
+    struct opt rows[] = { OPT_INT(0, "n", "N", &n, 1, 100, ""),
+                          OPT_REAL(0, "lr", "X", &lr, 0, 1, ""),
+                          OPT_CHOICE(0, "kind", &kind, "red|green", ""),
+                          OPT_FLAG(0, "flag", &flag, ""),
+                          OPT_STR(0, "name", "S", &name, ""),
+                          OPT_END };
+    assert_int_equal(
+        opt_try_read_text(rows, "f",
+                          "# head\n n = 7 # seven\n\nlr=0.25\nkind = green\nflag = true\nname = a b\n"),
+        0);
     assert_true(n == 7 && lr == 0.25 && kind == 1 && flag);
     assert_string_equal(name, "a b");
     struct buf text = { 0 };
@@ -198,8 +208,10 @@ static void outputs(void **state)
         }
         int status;
         waitpid(pid, &status, 0);
-        assert_true(how == 0 ? WEXITSTATUS(status) == 1 : how == 1 ? WEXITSTATUS(status) == 1
-                    : how == 2 ? WIFSIGNALED(status) : status == 0);
+        assert_true(how == 0   ? WEXITSTATUS(status) == 1
+                    : how == 1 ? WEXITSTATUS(status) == 1
+                    : how == 2 ? WIFSIGNALED(status)
+                               : status == 0);
         assert_int_equal(entries(dir), how == 3 ? 2 : 1);
     }
     char *other = path_join(dir, "y");

@@ -278,7 +278,8 @@ static void test_raw(void **state)
     for (int i = 0; i < ROWS * WIDTH; i++)
         code[i] = (uint16_t)i;
     for (int d = CKPT_BF16; d <= CKPT_F16; d++) {
-        struct ckpt_piece p = { .tensor = { "model/a", 2, { ROWS, WIDTH }, (enum ckpt_dtype)d }, .count = { ROWS, WIDTH } };
+        struct ckpt_piece p = { .tensor = { "model/a", 2, { ROWS, WIDTH }, (enum ckpt_dtype)d },
+                                .count = { ROWS, WIDTH } };
         struct set_member m;
         set_prepare(dir, true);
         struct ckpt_writer *w = ckpt_create_member(dir, 0, 1);
@@ -312,7 +313,9 @@ static void test_dtypes_refused(void **state)
     (void)state;
     char *dir = at("refused");
     static float x[100 * 500];
-    struct ckpt_piece p = { .tensor = { "model/a", 2, { 100, 500 }, CKPT_F16 }, .count = { 100, 500 }, .data = x };
+    struct ckpt_piece p = { .tensor = { "model/a", 2, { 100, 500 }, CKPT_F16 },
+                            .count = { 100, 500 },
+                            .data = x };
     struct one o = { dir, { p }, 1 };
     assert_int_equal(run_child(try_one, &o), 0);
     x[99 * 500 + 499] = INFINITY;
@@ -472,14 +475,10 @@ static void test_prepare(void **state)
 int main(int argc, char **argv)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_checkpoints),
-        cmocka_unit_test(test_coverage),
-        cmocka_unit_test(test_raw),
-        cmocka_unit_test(test_dtypes_refused),
-        cmocka_unit_test(test_format_1),
-        cmocka_unit_test(test_damaged_checkpoints),
-        cmocka_unit_test(test_cut_rows),
-        cmocka_unit_test(test_prepare),
+        cmocka_unit_test(test_checkpoints), cmocka_unit_test(test_coverage),
+        cmocka_unit_test(test_raw),         cmocka_unit_test(test_dtypes_refused),
+        cmocka_unit_test(test_format_1),    cmocka_unit_test(test_damaged_checkpoints),
+        cmocka_unit_test(test_cut_rows),    cmocka_unit_test(test_prepare),
     };
     io_begin("io_ckpt", argc, argv);
     return io_end(cmocka_run_group_tests(tests, NULL, NULL));

@@ -127,6 +127,17 @@ int opt_try_set(struct opt *o, const char *text)
     bug("option table: kind %d", o->kind);
 }
 
+void format_real(double x, struct buf *out)
+{
+    char s[40];
+    for (int digits = 6; digits <= 17; digits++) {
+        snprintf(s, sizeof s, "%.*g", digits, x);
+        if (strtod(s, NULL) == x)
+            break;
+    }
+    buf_addf(out, "%s", s);
+}
+
 void opt_format(const struct opt *o, struct buf *out)
 {
     switch (o->kind) {
@@ -136,17 +147,9 @@ void opt_format(const struct opt *o, struct buf *out)
     case OPT_KIND_INT:
         buf_addf(out, "%lld", (long long)*(const int64_t *)o->value);
         break;
-    case OPT_KIND_REAL: { /* the shortest text that reads back to the same number */
-        double x = *(const double *)o->value;
-        char s[40];
-        for (int digits = 6; digits <= 17; digits++) {
-            snprintf(s, sizeof s, "%.*g", digits, x);
-            if (strtod(s, NULL) == x)
-                break;
-        }
-        buf_addf(out, "%s", s);
+    case OPT_KIND_REAL:
+        format_real(*(const double *)o->value, out);
         break;
-    }
     case OPT_KIND_STR: {
         const char *s = *(const char *const *)o->value;
         buf_addf(out, "%s", s ? s : "");

@@ -72,5 +72,7 @@ int opt_try_set(struct opt *o, const char *text) __attribute__((warn_unused_resu
 /* Whole-string numbers: "10k" = 10 000, "64Mi" = 2^26 (k M G T, Ki Mi Gi Ti). 0 or -1. */
 int parse_int(const char *s, int64_t *value) __attribute__((warn_unused_result));
 int parse_real(const char *s, double *value) __attribute__((warn_unused_result)); /* finite only */
+/* Appends the shortest text that reads back to the same number. */
+void format_real(double x, struct buf *out);
 
 #endif

@@ -171,7 +171,8 @@ static int locate_pieces(struct ckpt *c, int member, const char *path)
         int64_t shape[CKPT_MAX_DIM];
         if (r->member != member)
             continue;
-        rc = h5_try_locate(f, r->dataset, ckpt_h5_type((enum ckpt_dtype)r->dtype), (int)r->ndim, shape, &c->places[i]);
+        rc = h5_try_locate(f, r->dataset, ckpt_h5_type((enum ckpt_dtype)r->dtype), (int)r->ndim, shape,
+                           &c->places[i]);
         if (rc == 0 && memcmp(shape, r->count, (size_t)r->ndim * sizeof *shape) != 0)
             rc = err_set("'%s': '%s' has another shape than the index says", path, r->dataset);
     }
@@ -305,7 +306,8 @@ int ckpt_try_read(struct ckpt *c, const char *name, const int64_t *offset, const
     return try_read(c, name, offset, count, out, false);
 }
 
-int ckpt_try_read_raw(struct ckpt *c, const char *name, const int64_t *offset, const int64_t *count, void *out)
+int ckpt_try_read_raw(struct ckpt *c, const char *name, const int64_t *offset, const int64_t *count,
+                      void *out)
 {
     return try_read(c, name, offset, count, out, true);
 }

@@ -59,7 +59,8 @@ struct h5_chunks *h5_make_chunks(struct h5 *f, const char *path, enum h5_type ty
     h5_must(f, path, H5Pset_chunk(create, 1, &size));
     h5_must(f, path, H5Pset_filter(create, H5_ZSTD_FILTER, H5Z_FLAG_MANDATORY, 1, params));
     hid_t space = h5_must(f, path, H5Screate_simple(1, &none, &any));
-    c->id = h5_must(f, path, H5Dcreate2(f->id, path, h5_type_id(type), space, H5P_DEFAULT, create, H5P_DEFAULT));
+    c->id =
+        h5_must(f, path, H5Dcreate2(f->id, path, h5_type_id(type), space, H5P_DEFAULT, create, H5P_DEFAULT));
     H5Sclose(space);
     H5Pclose(create);
     return c;

@@ -193,9 +193,10 @@ void h5_put_virtual(struct h5 *f, const char *path, enum h5_type type, int ndim,
         H5Sclose(there);
     }
     h5_must(f, path, H5Sselect_all(space));
-    h5_must(f, path,
-            H5Dclose(h5_must(f, path,
-                             H5Dcreate2(f->id, path, h5_type_id(type), space, H5P_DEFAULT, create, H5P_DEFAULT))));
+    h5_must(
+        f, path,
+        H5Dclose(h5_must(
+            f, path, H5Dcreate2(f->id, path, h5_type_id(type), space, H5P_DEFAULT, create, H5P_DEFAULT))));
     H5Sclose(space);
     H5Pclose(create);
 }

@@ -30,7 +30,8 @@ enum { N_COLUMNS = sizeof columns / sizeof *columns };
 
 void set_lock(const char *dir, bool exclusive)
 {
-    int fd = open(dir, O_RDONLY | O_DIRECTORY | O_CLOEXEC); /* stays open: the lock lives as long as the process */
+    int fd =
+        open(dir, O_RDONLY | O_DIRECTORY | O_CLOEXEC); /* stays open: the lock lives as long as the process */
     if (fd < 0)
         die_errno("cannot open the folder '%s'", dir);
     if (flock(fd, (exclusive ? LOCK_EX : LOCK_SH) | LOCK_NB) < 0 && errno == EWOULDBLOCK)

@@ -146,6 +146,7 @@ ckmerge ls -q model
 ckmerge compare -q run part-of-it
 ckmerge merge -q -n -o x run
 ckmerge split -q -n -o x --parts 2 run
+ckmerge average -q -n -o x run run
 ssmeval ppl -q --limit 40 model set
 ssmeval generate -q --tokens 4 model"
 run ckmerge merge -q --drop-optimizer -o part-of-it run

@@ -85,6 +85,15 @@ ok 'several sets: a line each' '
     { head -n 1 ref && sed -n 3p two; } | cmp c3 -'
 ok 'a run directory, its merge and its split score alike' '
     "$SSM_BIN/ckmerge" split -q --parts 5 -o five run && ppl run data | cmp ref - && ppl five data | cmp ref -'
+# 8 and 11 bits of mantissa: relative errors of 2^-9 and 2^-12 in each weight.
+ok 'a model in 16 bits scores nearly the same, and as its values in fp32' '
+    for c in bf16:2e-3 f16:2e-4; do
+        d=${c%:*} && "$SSM_BIN/ckmerge" merge -q --dtype $d -o $d model && "$SSM_BIN/ckmerge" merge -q --dtype f32 -o wide$d $d &&
+        ppl $d data >s16 && near "$(field s16 5)" "$(field ref 5)" ${c#*:} && ! cmp -s s16 ref && ppl wide$d data | cmp s16 - || exit 1
+    done'
+ok 'the mean of two models is a model' '
+    "$SSM_BIN/ckmerge" average -q -o soup model run && ppl soup data | cmp ref - &&
+    "$SSM_BIN/ckmerge" average -q --dtype bf16 --weights 9,1 -o soup9 model raw && ppl soup9 data >x && awk -v x="$(field x 5)" "BEGIN { exit !(x < 5) }"'
 # The head of a fresh model is close to 0: all 257 tokens are about as likely.
 ok 'an untrained model knows nothing: ln 257' 'ppl raw data >x && near "$(field x 5)" 5.549076 0.05'
 
