@@ -2,9 +2,9 @@
 # run.sh - runs fuzz targets, each for so many seconds, beginning with its seeds ('make fuzz')
 # SPDX-License-Identifier: MIT
 #
-# run.sh BIN-FOLDER SECONDS TARGET...: prints libFuzzer's last line of each (executions, edges covered, corpus).
-# What it finds, and the corpus it has grown, stay in BIN-FOLDER/NAME.*; the next run goes on with that corpus.
-# Exit code 1 if there was a crash, a leak, a time-out or too much memory.
+# run.sh BIN-FOLDER SECONDS TARGET...: prints libFuzzer's last line of each (executions, edges covered,
+# corpus). What it finds, and the corpus it has grown, stay in BIN-FOLDER/NAME.*; the next run goes on with
+# that corpus. Exit code 1 if there was a crash, a leak, a time-out or too much memory.
 set -eu
 cd "$(dirname "$0")/../.."
 bin=$1 seconds=$2 bad=0
