@@ -6,8 +6,8 @@
  * stated intervals, computed with 40 digits. NaN gives NaN and infinities give the limits, so a run
  * that diverges is seen; exp below 2^-125 is flushed to 0, since denormal operands are slow.
  *
- * Errors, measured by tests/ops_point.c: exp 1 ulp, sigmoid, softplus and tanh 2.5 ulp, erfc 8e-7 relative
- * for arguments up to 3 (beyond that it grows with the rounding of x^2, as exp(-x^2) must).
+ * Errors, measured by tests/ops_point.c: exp and 1-exp 1 ulp, sigmoid, softplus and tanh 2.5 ulp, sine and cosine
+ * 2 ulp, erfc 8e-7 relative for arguments up to 3 (beyond that it grows with the rounding of x^2, as exp(-x^2) must).
  *
  * The files that include this must be compiled without -fassociative-math: vmath_exp relies on the
  * order of its additions.
@@ -71,6 +71,25 @@ static inline float vmath_tanh(float x)
     return copysignf(e / (e + 2.0f), x);
 }
 
+/* exp(x) for x <= 0, and *gap = 1 - exp(x), which keeps its digits where x is near 0: with p = exp(r)-1 and
+ * s = 2^n it is (1-s) - s p, whose first difference is exact */
+static inline float vmath_exp_gap(float x, float *gap)
+{
+    float z = x * 1.44269504f + 12582912.0f;
+    float n = z - 12582912.0f;
+    float r = x - n * 0.693359375f;
+    int32_t bits;
+    float p, s;
+
+    r = r + n * 2.12194440e-4f;
+    p = vmath_expm1_near0(r);
+    memcpy(&bits, &z, sizeof(bits));
+    bits = (int32_t)(((uint32_t)bits + 127u) << 23);
+    memcpy(&s, &bits, sizeof(s));
+    *gap = x < -86.64339f ? 1.0f : (1.0f - s) - s * p;
+    return x < -86.64339f ? 0.0f : s * p + s;
+}
+
 static inline float vmath_sigmoid(float x) { return 1.0f / (1.0f + vmath_exp(-x)); }
 
 /* log(1+e) for 0 <= e <= 1, as 2 atanh(s), s = e/(2+e) <= 1/3 */
@@ -119,6 +138,22 @@ static inline float vmath_normcdf(float x)
     float h = 0.5f * vmath_erfc_pos((x < 0.0f ? -x : x) * 0.70710678f);
 
     return x < 0.0f ? h : 1.0f - h;
+}
+
+/* sin and cos of x quarter turns (x pi/2), |x| <= 1/2 */
+static inline void vmath_sincos_quarter(float x, float *sine, float *cosine)
+{
+    float u = x * x, p, q;
+
+    p = -4.602149213e-3f;
+    p = p * u + 7.968021765e-2f;
+    p = p * u - 6.459634777e-1f;
+    q = 9.067398984e-4f;
+    q = q * u - 2.086152834e-2f;
+    q = q * u + 2.536694104e-1f;
+    q = q * u - 1.233700549f;
+    *sine = x * u * p + x * 1.570796322f;
+    *cosine = q * u + 1.0f;
 }
 
 #endif

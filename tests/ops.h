@@ -101,6 +101,19 @@ void test_ssd_documents(void **state);
 void test_ssd_extremes(void **state);
 void test_ssd_threads(void **state);
 
+void test_rglru(void **state);
+void test_rglru_cut_off(void **state);
+void test_rglru_slow(void **state);
+void test_rglru_pieces(void **state);
+void test_rglru_documents(void **state);
+void test_rglru_extremes(void **state);
+void test_rglru_threads(void **state);
+void test_rope(void **state);
+void test_rope_far(void **state);
+void test_rope_shift(void **state);
+void test_rope_documents(void **state);
+void test_rope_threads(void **state);
+
 void test_attn_forward(void **state);
 void test_attn_gradients(void **state);
 void test_attn_wide(void **state);

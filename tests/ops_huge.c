@@ -123,6 +123,16 @@ static void huge_sequences(const struct mat *x)
                       .k = mat_tensor(x),
                       .v = mat_tensor(x),
                       .o = mat_tensor(y) };
+    struct mat *param = mat_rand(1, COLS, 0, -4, 1);
+    struct rglru g = { .B = 1,
+                       .T = ROWS,
+                       .C = COLS,
+                       .x = mat_tensor(x),
+                       .gate_x = mat_tensor(x),
+                       .gate_a = mat_tensor(x),
+                       .a_param = mat_tensor(param),
+                       .y = mat_tensor(y) };
+    struct rope p = { .B = 1, .T = ROWS, .H = 2, .hd = COLS / 2, .R = 32, .base = 1e4, .x = mat_tensor(y) };
 
     ops_be->conv1d_fwd(&c);
     c.x = far(0);
@@ -135,6 +145,15 @@ static void huge_sequences(const struct mat *x)
     s.y = far(1);
     ops_be->ssd_fwd(&s);
     check("ssd", 1, y);
+    ops_be->rglru_fwd(&g);
+    g.x = g.gate_x = g.gate_a = far(0);
+    g.y = far(1);
+    ops_be->rglru_fwd(&g);
+    check("rglru", 1, y);
+    ops_be->rope(&p);
+    p.x = far(1);
+    ops_be->rope(&p);
+    check("rope", 1, y);
     a.work = ops_bytes(ops_be->attn_work(&a));
     ops_be->attn_fwd(&a);
     a.q = a.k = a.v = far(0);

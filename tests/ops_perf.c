@@ -1,11 +1,11 @@
 /* ops_perf.c - tests/ops --perf: what the ops cost
  * SPDX-License-Identifier: MIT
  *
- * Shapes: one layer of mamba2-130m on 1 x 1024 tokens, and of the demo model on 1 x 512. GFLOP/s count
- * what the op must do (for ssd the chunked products with Q = 64, causal half of the scores; for
- * attention the causal half), not what it does. Times are the fastest of several runs. "share" is the
- * part of the best rate of a matrix product (of a layer's shapes, by the faster of two libraries), measured in the
- * same process.
+ * Shapes: one layer of mamba2-130m on 1 x 1024 tokens, and of the demo model on 1 x 512; of RecurrentGemma-2B
+ * and a small one of its kind. GFLOP/s count what the op must do (for ssd the chunked products with Q = 64, causal
+ * half of the scores; for attention the causal half), not what it does. Times are the fastest of several runs.
+ * "share" is the part of the best rate of a matrix product (of a layer's shapes, by the faster of two libraries),
+ * measured in the same process.
  */
 #include <dlfcn.h>
 #include <math.h>
@@ -84,6 +84,10 @@ CALL(call_ssd_step, ssd, ssd_step)
 CALL(call_attn_fwd, attn, attn_fwd)
 CALL(call_attn_bwd, attn, attn_bwd)
 CALL(call_attn_step, attn, attn_step)
+CALL(call_rglru_fwd, rglru, rglru_fwd)
+CALL(call_rglru_bwd, rglru, rglru_bwd)
+CALL(call_rglru_step, rglru, rglru_step)
+CALL(call_rope, rope, rope)
 CALL(call_act_fwd, activation, act_fwd)
 CALL(call_act_bwd, activation, act_bwd)
 CALL(call_xent, xent, xent)
@@ -357,6 +361,67 @@ static void perf_attn(int64_t B, int64_t T, int64_t Hq, int64_t Hkv, int64_t hd,
     ops_teardown(NULL);
 }
 
+struct copy {
+    struct tensor to, from;
+    int64_t rows;
+};
+
+/* What memory gives: all threads copy. */
+static void call_copy(void *arg)
+{
+    const struct copy *c = arg;
+
+#pragma omp parallel for schedule(static)
+    for (int64_t r = 0; r < c->rows; r++)
+        memcpy((float *)c->to.data + r * c->to.ld, (const float *)c->from.data + r * c->from.ld,
+               (size_t)c->to.ld * sizeof(float));
+}
+
+/* The recurrent half of a Griffin layer, C channels, and the positions of its attention, H heads of hd; beside the
+ * copy of as many tensors as rglru_fwd touches. The shape says what an element costs, in ns. */
+static void perf_griffin(int64_t T, int64_t C, int64_t H, int64_t hd)
+{
+    struct rglru a = { .B = 1,
+                       .T = T,
+                       .C = C,
+                       .x = rnd(T, C, -1, 1),
+                       .gate_x = rnd(T, C, -3, 3),
+                       .gate_a = rnd(T, C, -3, 3),
+                       .a_param = rnd(1, C, -9, -4),
+                       .h0 = rnd(1, C, -1, 1),
+                       .y = rnd(T, C, 0, 0),
+                       .dy = rnd(T, C, -1, 1),
+                       .dx = rnd(T, C, 0, 0),
+                       .dgate_x = rnd(T, C, 0, 0),
+                       .dgate_a = rnd(T, C, 0, 0),
+                       .da_param = rnd(1, C, 0, 0) };
+    struct rope p = { .B = 1, .T = T, .H = H, .hd = hd, .R = hd / 2, .base = 1e4, .x = rnd(T, H * hd, -1, 1) };
+    struct copy c = { rnd(2 * T, C, 0, 0), rnd(2 * T, C, -1, 1), 2 * T };
+    const struct {
+        const char *op;
+        void (*f)(void *);
+        void *arg;
+        double n, bytes; /* elements, of so many bytes each */
+    } line[] = {
+        { "copy", call_copy, &c, 2 * (double)(T * C), 8 },
+        { "rglru_fwd", call_rglru_fwd, &a, (double)(T * C), 16 },
+        { "rglru_bwd", call_rglru_bwd, &a, (double)(T * C), 32 },
+        { "rglru_step", call_rglru_step, &a, (double)C, 24 },
+        { "rope", call_rope, &p, (double)(T * H * hd), 4 }, /* half of them, there and back */
+    };
+
+    a.work = ops_bytes(ops_be->rglru_work(&a));
+    for (size_t i = 0; i < sizeof(line) / sizeof(line[0]); i++) {
+        double s = fastest(line[i].f, line[i].arg);
+        char shape[64];
+
+        snprintf(shape, sizeof(shape), "T %lld C %lld, %.2f ns each", i == 3 ? 1LL : (long long)T,
+                 (long long)(i == 4 ? H * hd : C), s / line[i].n * 1e9);
+        report(line[i].op, shape, s, 0, line[i].n * line[i].bytes);
+    }
+    ops_teardown(NULL);
+}
+
 static void perf_points(int64_t M, int64_t D, int64_t n)
 {
     static const char *const name[] = { "gelu", "gelu_tanh", "relu2", "silu", "softcap" };
@@ -409,5 +474,7 @@ void ops_perf(void)
     for (int64_t T = 1024; T <= 4096; T *= 2) /* time is linear in T */
         perf_attn(1, T, 10, 1, 256, 512, 0);
     perf_attn(1, 1024, 12, 12, 64, 0, 50);
+    perf_griffin(1024, 2560, 10, 256);
+    perf_griffin(512, 256, 4, 64);
     perf_points(1024, 3072, 16 << 20);
 }

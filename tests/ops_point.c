@@ -20,32 +20,45 @@ static double ulps(float got, double exact)
 
 void test_vmath(void **state)
 {
-    double worst[5] = { 0 };
+    double worst[8] = { 0 };
+    float gap;
 
     (void)state;
     for (int i = 0; i <= 1000000; i++) {
         double at = -86.64 + (88.72 + 86.64) * i / 1e6;
         float x = (float)at;
 
+        float s, c, y = x * (float)exp(-i % 40), turn = (float)(i / 1e6 - 0.5); /* y: any size */
+        const double half_pi = 2 * atan(1.0);
+
         worst[0] = fmax(worst[0], ulps(vmath_exp(x), exp((double)x)));
+        y = fmaxf(y > 0 ? -y : y, -86.6f);
+        worst[4] = fmax(worst[4], ulps(vmath_exp_gap(y, &s), exp((double)y)));
+        worst[5] = fmax(worst[5], ulps(s, -expm1((double)y)));
+        vmath_sincos_quarter(turn, &s, &c);
+        worst[6] = fmax(worst[6], ulps(s, sin(half_pi * (double)turn)));
+        worst[6] = fmax(worst[6], ulps(c, cos(half_pi * (double)turn)));
         x /= 4; /* 1/(1+exp) and log1p: where the result is not yet the limit */
         worst[1] = fmax(worst[1], ulps(vmath_sigmoid(x), 1 / (1 + exp(-(double)x))));
         worst[2] = fmax(worst[2], ulps(vmath_softplus(x), log1p(exp((double)x))));
         x = (float)(3.0 * i / 1e6);
         worst[3] = fmax(worst[3], fabs((double)vmath_erfc_pos(x) / erfc((double)x) - 1));
         x = (float)(11.0 * i / 1e6); /* beyond saturation, and down to where x^3 does not count */
-        worst[4] = fmax(worst[4], ulps(vmath_tanh(x), tanh((double)x)));
+        worst[7] = fmax(worst[7], ulps(vmath_tanh(x), tanh((double)x)));
         x *= 1e-4f;
-        worst[4] = fmax(worst[4], ulps(vmath_tanh(-x), -tanh((double)x)));
+        worst[7] = fmax(worst[7], ulps(vmath_tanh(-x), -tanh((double)x)));
     }
     if (getenv("OPS_VERBOSE"))
-        print_message("exp %.2f sigmoid %.2f softplus %.2f tanh %.2f ulp, erfc %.2g\n", worst[0], worst[1],
-                      worst[2], worst[4], worst[3]);
+        print_message("exp %.2f sigmoid %.2f softplus %.2f tanh %.2f ulp, erfc %.2g, exp_gap %.2f %.2f, sincos %.2f ulp\n",
+                      worst[0], worst[1], worst[2], worst[7], worst[3], worst[4], worst[5], worst[6]);
     assert_true(worst[0] < 1.5);
     assert_true(worst[1] < 3);
     assert_true(worst[2] < 3);
     assert_true(worst[3] < 1e-6);
-    assert_true(worst[4] < 3);
+    assert_true(worst[7] < 3);
+    assert_true(worst[4] < 1.5);
+    assert_true(worst[5] < 2.5);
+    assert_true(worst[6] < 2.5);
 
     assert_true(vmath_exp(0) == 1);
     assert_true(vmath_exp(-INFINITY) == 0);
@@ -55,6 +68,10 @@ void test_vmath(void **state)
     assert_true(isinf(vmath_exp(89)));
     assert_true(isfinite(vmath_exp(88.722f)));
     assert_true(isnan(vmath_exp(NAN)));
+    assert_true(vmath_exp_gap(-INFINITY, &gap) == 0 && gap == 1);
+    assert_true(vmath_exp_gap(-3e38f, &gap) == 0 && gap == 1);
+    assert_true(vmath_exp_gap(-0.0f, &gap) == 1 && gap == 0);
+    assert_true(isnan(vmath_exp_gap(NAN, &gap)) && isnan(gap));
     assert_true(isnan(vmath_sigmoid(NAN)));
     assert_true(isnan(vmath_softplus(NAN)));
     assert_true(isnan(vmath_normcdf(NAN)));
