@@ -20,7 +20,8 @@ static double ulps(float got, double exact)
 
 void test_vmath(void **state)
 {
-    double worst[8] = { 0 };
+    enum { EXP, SIGMOID, SOFTPLUS, ERFC, EXP_GAP, GAP, SINCOS, TANH, DECAY, FUNCTIONS };
+    double worst[FUNCTIONS] = { 0 };
     float gap;
 
     (void)state;
@@ -31,34 +32,38 @@ void test_vmath(void **state)
         float s, c, y = x * (float)exp(-i % 40), turn = (float)(i / 1e6 - 0.5); /* y: any size */
         const double half_pi = 2 * atan(1.0);
 
-        worst[0] = fmax(worst[0], ulps(vmath_exp(x), exp((double)x)));
+        worst[EXP] = fmax(worst[EXP], ulps(vmath_exp(x), exp((double)x)));
         y = fmaxf(y > 0 ? -y : y, -86.6f);
-        worst[4] = fmax(worst[4], ulps(vmath_exp_gap(y, &s), exp((double)y)));
-        worst[5] = fmax(worst[5], ulps(s, -expm1((double)y)));
+        worst[EXP_GAP] = fmax(worst[EXP_GAP], ulps(vmath_exp_gap(y, &s), exp((double)y)));
+        worst[GAP] = fmax(worst[GAP], ulps(s, -expm1((double)y)));
         vmath_sincos_quarter(turn, &s, &c);
-        worst[6] = fmax(worst[6], ulps(s, sin(half_pi * (double)turn)));
-        worst[6] = fmax(worst[6], ulps(c, cos(half_pi * (double)turn)));
+        worst[SINCOS] = fmax(worst[SINCOS], ulps(s, sin(half_pi * (double)turn)));
+        worst[SINCOS] = fmax(worst[SINCOS], ulps(c, cos(half_pi * (double)turn)));
+        if (x <= 0) /* products down to -9.2 */
+            worst[DECAY] = fmax(worst[DECAY], ulps(vmath_decay(x / 16, 1.7f), exp2((double)(x / 16) * (double)1.7f)));
         x /= 4; /* 1/(1+exp) and log1p: where the result is not yet the limit */
-        worst[1] = fmax(worst[1], ulps(vmath_sigmoid(x), 1 / (1 + exp(-(double)x))));
-        worst[2] = fmax(worst[2], ulps(vmath_softplus(x), log1p(exp((double)x))));
+        worst[SIGMOID] = fmax(worst[SIGMOID], ulps(vmath_sigmoid(x), 1 / (1 + exp(-(double)x))));
+        worst[SOFTPLUS] = fmax(worst[SOFTPLUS], ulps(vmath_softplus(x), log1p(exp((double)x))));
         x = (float)(3.0 * i / 1e6);
-        worst[3] = fmax(worst[3], fabs((double)vmath_erfc_pos(x) / erfc((double)x) - 1));
+        worst[ERFC] = fmax(worst[ERFC], fabs((double)vmath_erfc_pos(x) / erfc((double)x) - 1));
         x = (float)(11.0 * i / 1e6); /* beyond saturation, and down to where x^3 does not count */
-        worst[7] = fmax(worst[7], ulps(vmath_tanh(x), tanh((double)x)));
+        worst[TANH] = fmax(worst[TANH], ulps(vmath_tanh(x), tanh((double)x)));
         x *= 1e-4f;
-        worst[7] = fmax(worst[7], ulps(vmath_tanh(-x), -tanh((double)x)));
+        worst[TANH] = fmax(worst[TANH], ulps(vmath_tanh(-x), -tanh((double)x)));
     }
     if (getenv("OPS_VERBOSE"))
-        print_message("exp %.2f sigmoid %.2f softplus %.2f tanh %.2f ulp, erfc %.2g, exp_gap %.2f %.2f, sincos %.2f ulp\n",
-                      worst[0], worst[1], worst[2], worst[7], worst[3], worst[4], worst[5], worst[6]);
-    assert_true(worst[0] < 1.5);
-    assert_true(worst[1] < 3);
-    assert_true(worst[2] < 3);
-    assert_true(worst[3] < 1e-6);
-    assert_true(worst[7] < 3);
-    assert_true(worst[4] < 1.5);
-    assert_true(worst[5] < 2.5);
-    assert_true(worst[6] < 2.5);
+        print_message("exp %.2f sigmoid %.2f softplus %.2f tanh %.2f exp_gap %.2f %.2f sincos %.2f decay %.2f ulp, erfc %.2g\n",
+                      worst[EXP], worst[SIGMOID], worst[SOFTPLUS], worst[TANH], worst[EXP_GAP], worst[GAP],
+                      worst[SINCOS], worst[DECAY], worst[ERFC]);
+    assert_true(worst[EXP] < 1.5);
+    assert_true(worst[SIGMOID] < 3);
+    assert_true(worst[SOFTPLUS] < 3);
+    assert_true(worst[ERFC] < 1e-6);
+    assert_true(worst[TANH] < 3);
+    assert_true(worst[EXP_GAP] < 1.5);
+    assert_true(worst[GAP] < 2.5);
+    assert_true(worst[SINCOS] < 2.5);
+    assert_true(worst[DECAY] < 7); /* without FMA, as here, products near 9 are rounded by 4.8e-7: 5.5 ulp */
 
     assert_true(vmath_exp(0) == 1);
     assert_true(vmath_exp(-INFINITY) == 0);
@@ -72,6 +77,13 @@ void test_vmath(void **state)
     assert_true(vmath_exp_gap(-3e38f, &gap) == 0 && gap == 1);
     assert_true(vmath_exp_gap(-0.0f, &gap) == 1 && gap == 0);
     assert_true(isnan(vmath_exp_gap(NAN, &gap)) && isnan(gap));
+    assert_true(vmath_decay(0, -5) == 1);
+    assert_true(vmath_decay(1, -1) == 0.5f);
+    assert_true(vmath_decay(10, -20) == 0);
+    assert_true(vmath_decay(3e38f, -3e38f) == 0);
+    assert_true(vmath_decay(INFINITY, -1) == 0);
+    assert_true(isnan(vmath_decay(NAN, -1)));
+    assert_true(isnan(vmath_decay(1, NAN)));
     assert_true(isnan(vmath_sigmoid(NAN)));
     assert_true(isnan(vmath_softplus(NAN)));
     assert_true(isnan(vmath_normcdf(NAN)));
