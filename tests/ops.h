@@ -113,6 +113,14 @@ void test_rope_far(void **state);
 void test_rope_shift(void **state);
 void test_rope_documents(void **state);
 void test_rope_threads(void **state);
+void test_scan_forward(void **state);
+void test_scan_gradients(void **state);
+void test_scan_chunks(void **state);
+void test_scan_pieces(void **state);
+void test_scan_steps(void **state);
+void test_scan_documents(void **state);
+void test_scan_extremes(void **state);
+void test_scan_threads(void **state);
 
 void test_attn_forward(void **state);
 void test_attn_gradients(void **state);

@@ -111,6 +111,30 @@ static void huge_sequences(const struct mat *x)
                      .A_log = mat_tensor(one),
                      .D = mat_tensor(one),
                      .y = mat_tensor(y) };
+    struct mat *A = mat_rand(COLS, 32, 0, 0, 2), *bias = mat_rand(1, COLS, 0, -3, -1);
+    struct mat *ddt = mat_new(ROWS, COLS, 0), *dB = mat_new(ROWS, 32, 0), *dC = mat_new(ROWS, 32, 0);
+    struct mat *sums = mat_rand(COLS, 32, 0, 0, 1);
+    struct scan n = { .B = 1,
+                      .T = ROWS,
+                      .C = COLS,
+                      .N = 32,
+                      .Q = 2,
+                      .x = mat_tensor(x),
+                      .dt_raw = mat_tensor(x),
+                      .Bm = mat_tensor(x),
+                      .Cm = mat_tensor(x),
+                      .A_log = mat_tensor(A),
+                      .dt_bias = mat_tensor(bias),
+                      .D = mat_tensor(bias),
+                      .y = mat_tensor(y),
+                      .dy = mat_tensor(x),
+                      .dx = mat_tensor(y),
+                      .ddt_raw = mat_tensor(ddt),
+                      .dBm = mat_tensor(dB),
+                      .dCm = mat_tensor(dC),
+                      .ddt_bias = mat_tensor(sums),
+                      .dA_log = mat_tensor(sums),
+                      .dD = mat_tensor(sums) };
     struct attn a = { .B = 1,
                       .T = ROWS,
                       .S = ROWS,
@@ -154,6 +178,25 @@ static void huge_sequences(const struct mat *x)
     p.x = far(1);
     ops_be->rope(&p);
     check("rope", 1, y);
+    n.work = ops_bytes(ops_be->scan_work(&n));
+    n.states = ops_bytes((size_t)(ROWS / 2 * COLS * 32) * sizeof(float));
+    ops_be->scan_fwd(&n);
+    n.x = n.dt_raw = n.Bm = n.Cm = far(0);
+    n.y = far(1);
+    ops_be->scan_fwd(&n);
+    check("scan", 1, y);
+    n.x = n.dt_raw = n.Bm = n.Cm = mat_tensor(x);
+    ops_be->scan_bwd(&n);
+    n.x = n.dt_raw = n.Bm = n.Cm = n.dy = far(0);
+    n.dx = far(1);
+    n.ddt_raw = far(2);
+    n.dBm = far(3);
+    n.dCm = far(4);
+    ops_be->scan_bwd(&n);
+    check("scan dx", 1, y);
+    check("scan ddt_raw", 2, ddt);
+    check("scan dB", 3, dB);
+    check("scan dC", 4, dC);
     a.work = ops_bytes(ops_be->attn_work(&a));
     ops_be->attn_fwd(&a);
     a.q = a.k = a.v = far(0);

@@ -81,6 +81,9 @@ CALL(call_conv1d_step, conv1d, conv1d_step)
 CALL(call_ssd_fwd, ssd, ssd_fwd)
 CALL(call_ssd_bwd, ssd, ssd_bwd)
 CALL(call_ssd_step, ssd, ssd_step)
+CALL(call_scan_fwd, scan, scan_fwd)
+CALL(call_scan_bwd, scan, scan_bwd)
+CALL(call_scan_step, scan, scan_step)
 CALL(call_attn_fwd, attn, attn_fwd)
 CALL(call_attn_bwd, attn, attn_bwd)
 CALL(call_attn_step, attn, attn_step)
@@ -312,6 +315,51 @@ static void call_sumsq(void *a)
     w->gscale = ops_be->sumsq(w->p, w->n);
 }
 
+/* Mamba-1's scan. An element is one number of the state at one token. It takes at least 15 vector
+ * instructions forward (12 of them for exp) and 22 backward, each in the place of a multiplication and an
+ * addition of sgemm: they count as 30 and 44 FLOP, so share% is the part of what the vector units can do. */
+static void perf_scan(int64_t T, int64_t C, int64_t N, int64_t Q)
+{
+    double each = (double)T * (double)C * (double)N;
+    struct scan s = { .B = 1,
+                      .T = T,
+                      .C = C,
+                      .N = N,
+                      .Q = Q,
+                      .x = rnd(T, C, -1, 1),
+                      .dt_raw = rnd(T, C, -1, 1),
+                      .Bm = rnd(T, 2 * N, -1, 1),
+                      .A_log = rnd(C, N, 0, 2.7),
+                      .dt_bias = rnd(1, C, -6, -2),
+                      .D = rnd(1, C, 0, 1),
+                      .h0 = rnd(C, N, -1, 1),
+                      .y = rnd(T, C, 0, 0),
+                      .dy = rnd(T, C, -1, 1),
+                      .dx = rnd(T, C, 0, 0),
+                      .ddt_raw = rnd(T, C, 0, 0),
+                      .dBm = rnd(T, 2 * N, 0, 0),
+                      .ddt_bias = rnd(1, C, 0, 0),
+                      .dA_log = rnd(C, N, 0, 0),
+                      .dD = rnd(1, C, 0, 0) };
+    double fwd, bwd;
+    char shape[64];
+
+    s.Cm = tensor_f32((float *)s.Bm.data + N, 2 * N);
+    s.dCm = tensor_f32((float *)s.dBm.data + N, 2 * N);
+    s.states = ops_bytes((size_t)((T + Q - 1) / Q * C * N) * sizeof(float));
+    s.work = ops_bytes(ops_be->scan_work(&s));
+    fwd = fastest(call_scan_fwd, &s);
+    bwd = fastest(call_scan_bwd, &s);
+    snprintf(shape, sizeof(shape), "T %lld C %lld N %lld Q %lld", (long long)T, (long long)C, (long long)N,
+             (long long)Q);
+    report("scan_fwd", shape, fwd, 30 * each, 0);
+    report("scan_bwd", shape, bwd, 44 * each, 0);
+    report("scan_step", "one token", fastest(call_scan_step, &s), 0, 12 * (double)(C * N));
+    printf("# ns per element of the scan: forward %.3f, limit %.3f; backward %.3f, limit %.3f\n",
+           fwd / each * 1e9, 30 / sgemm_rate * 1e9, bwd / each * 1e9, 44 / sgemm_rate * 1e9);
+    ops_teardown(NULL);
+}
+
 /* Scores of T queries over the keys up to each, at most `window` of them. */
 static double scores(int64_t T, int64_t window)
 {
@@ -476,5 +524,6 @@ void ops_perf(void)
     perf_attn(1, 1024, 12, 12, 64, 0, 50);
     perf_griffin(1024, 2560, 10, 256);
     perf_griffin(512, 256, 4, 64);
+    perf_scan(1024, 1536, 16, 64);
     perf_points(1024, 3072, 16 << 20);
 }
