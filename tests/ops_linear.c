@@ -101,7 +101,8 @@ void test_matmul_blocks(void **state)
                           .batch = n,
                           .step_a = in,
                           .step_b = out * in,
-                          .step_c = out };
+                          .step_c = out,
+                          .step_bias = out };
     struct matmul bwd = { .M = M,
                           .N = in,
                           .K = out,
