@@ -183,13 +183,9 @@ static void forward(const struct pass *p)
     int64_t W = p->c->lru_width;
     project(p);
     struct conv1d cv = conv_op(p);
-    if (p->carry_in) { /* the backward pass may come after carry_out has replaced them */
-        p->be->copy(pass_slot(p, HALO), p->carry_in[CARRY_CONV], (size_t)(p->B * (cv.W - 1) * W) * sizeof(float));
+    conv_forward(p, &cv, CARRY_CONV);
+    if (p->carry_in) /* kept as the convolution's halo is */
         p->be->copy(pass_slot(p, H0), p->carry_in[CARRY_LRU], (size_t)(p->B * W) * sizeof(float));
-    }
-    if (p->carry_out)
-        cv.halo_out = tensor_f32(p->carry_out[CARRY_CONV], W);
-    p->be->conv1d_fwd(&cv);
     gates(p);
     struct rglru lru = lru_op(p);
     if (p->carry_out)
@@ -203,8 +199,7 @@ static void step(const struct pass *p)
     int64_t W = p->c->lru_width;
     project(p);
     struct conv1d cv = conv_op(p);
-    cv.halo = tensor_f32(p->carry_in[CARRY_CONV], W);
-    p->be->conv1d_step(&cv);
+    conv_step(p, &cv, CARRY_CONV);
     gates(p);
     struct rglru lru = lru_op(p);
     lru.h0 = tensor_f32(p->carry_in[CARRY_LRU], W);

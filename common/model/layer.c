@@ -140,6 +140,21 @@ void pre_norm_backward(const struct pass *p, const float *dxn)
     p->be->norm_bwd(&n);
 }
 
+void conv_forward(const struct pass *p, struct conv1d *cv, int carry)
+{
+    if (p->carry_in)
+        p->be->copy(cv->halo.data, p->carry_in[carry], (size_t)(p->B * (cv->W - 1) * cv->C) * sizeof(float));
+    if (p->carry_out)
+        cv->halo_out = tensor_f32(p->carry_out[carry], cv->C);
+    p->be->conv1d_fwd(cv);
+}
+
+void conv_step(const struct pass *p, struct conv1d *cv, int carry)
+{
+    cv->halo = tensor_f32(p->carry_in[carry], cv->C);
+    p->be->conv1d_step(cv);
+}
+
 struct param *add_linear(struct params *ps, const struct config *c, int layer, int role, const char *name,
                          int64_t out, int64_t in, bool bias, bool residual)
 {

@@ -154,6 +154,11 @@ void pre_norm_backward(const struct pass *p, const float *dxn);
 /* The op as the configuration has it, for M rows; tensors are the caller's. */
 struct norm norm_op(const struct config *c, int64_t M);
 
+/* The convolution over a pass, or one token of it: its halo is carried in tensor `carry`. A pass keeps the halo that it
+ * began with in cv->halo, a saved slot: the backward pass may come after carry_out has replaced carry_in. */
+void conv_forward(const struct pass *p, struct conv1d *cv, int carry);
+void conv_step(const struct pass *p, struct conv1d *cv, int carry);
+
 /* Parameters that several kinds have. The bias, if `bias`, takes the role after the weight's. */
 struct param *add_linear(struct params *ps, const struct config *c, int layer, int role, const char *name,
                          int64_t out, int64_t in, bool bias, bool residual);

@@ -177,12 +177,7 @@ static void forward(const struct pass *p)
 {
     project(p);
     struct conv1d cv = conv_op(p);
-    if (p->carry_in) /* the backward pass may come after carry_out has replaced it */
-        p->be->copy(pass_slot(p, HALO), p->carry_in[CARRY_CONV],
-                    (size_t)(p->B * (cv.W - 1) * cv.C) * sizeof(float));
-    if (p->carry_out)
-        cv.halo_out = tensor_f32(p->carry_out[CARRY_CONV], cv.C);
-    p->be->conv1d_fwd(&cv);
+    conv_forward(p, &cv, CARRY_CONV);
     struct ssd sd = ssd_op(p);
     if (p->carry_in)
         sd.h0 = tensor_f32(p->carry_in[CARRY_SSM], sd.N);
@@ -233,8 +228,7 @@ static void step(const struct pass *p)
 {
     project(p);
     struct conv1d cv = conv_op(p);
-    cv.halo = tensor_f32(p->carry_in[CARRY_CONV], cv.C);
-    p->be->conv1d_step(&cv);
+    conv_step(p, &cv, CARRY_CONV);
     struct ssd sd = ssd_op(p);
     sd.h0 = tensor_f32(p->carry_in[CARRY_SSM], sd.N);
     p->be->ssd_step(&sd);
