@@ -381,6 +381,19 @@ static void counts(void **state)
         params_init(&ps, &c);
         if (ps.count != count)
             fail_msg("%s has %lld parameters, not the %lld of %s", name, (long long)ps.count, count, source);
+        /* A token meets each matrix once: a multiply-add an element. The rest (states, convolutions) is some percent,
+         * with a state of 256 eight. */
+        double matrices = 0, flops = net_flops(&c, 2);
+        for (size_t i = 0; i < ps.n; i++) {
+            const struct param *p = &ps.p[i];
+            bool head = strcmp(p->name, c.tied ? "embeddings.weight" : "lm_head.weight") == 0;
+            if (head)
+                matrices += (double)(c.vocab * c.d_model);
+            else if (p->ndim > 1 && p->layer >= 0 && !strstr(p->name, "A_log") && !strstr(p->name, "conv1d"))
+                matrices += (double)p->count;
+        }
+        if (flops < 2 * matrices || flops > 2.2 * matrices)
+            fail_msg("%s: %g FLOPs a token with %g elements of matrices", name, flops, matrices);
         params_free(&ps);
         found++;
     }
