@@ -16,7 +16,8 @@ common/model common/base common/io common/text common/dist kernels
 common/train common/base common/io common/text common/dist common/model kernels
 common/eval common/base common/io common/text common/dist common/model kernels
 common/merge common/base common/io common/model kernels
-tools common/base common/io common/text common/dist common/prep common/model common/train common/eval common/merge kernels'
+common/exchange common/base common/io common/model kernels
+tools common/base common/io common/text common/dist common/prep common/model common/train common/eval common/merge common/exchange kernels'
 
 arrows() { # one line for each include that points up or sideways
     echo "$rules" | while read -r dir allowed; do
