@@ -1,9 +1,10 @@
 /* ckmerge.c - looks into checkpoints, checks and compares them, and writes them anew
  * SPDX-License-Identifier: MIT
  *
- * The work is in common/merge. Works as one process, so it starts on any login node.
+ * The work is in common/merge and common/exchange. Works as one process, so it starts on any login node.
  */
 #define _GNU_SOURCE
+#include <inttypes.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -13,6 +14,8 @@
 #include "common/base/opt.h"
 #include "common/base/out.h"
 #include "common/dist/comm.h"
+#include "common/exchange/export.h"
+#include "common/exchange/import.h"
 #include "common/merge/look.h"
 #include "common/merge/rewrite.h"
 
@@ -139,6 +142,52 @@ static int run_split(int n_args, char **args)
     return rewrite(args[0], (int)o.parts, DTYPE_STORED);
 }
 
+static struct {
+    const char *as, *ignore;
+    struct export_options out;
+    int dtype;
+} foreign = { .out = { .shard_bytes = 5000000000 } };
+
+static int run_import(int n_args, char **args)
+{
+    (void)n_args;
+    if (!o.out)
+        die_usage("no output: -o DIR");
+    if (path_same(args[0], o.out))
+        die("'%s' is both input and output", o.out);
+    if (!o.force && set_exists(o.out))
+        die("'%s' holds a set already; --force replaces it", o.out);
+    struct import *im = import_try_open(args[0], foreign.as, foreign.ignore);
+    if (!im)
+        die("%s", err_last());
+    import_write(im, o.out, (int)o.parts, meter_history(), o.force);
+    note(1, "'%s' is of family %s, %" PRId64 " parameters", args[0], import_family(im), import_params(im)->count);
+    meter_last_words(NULL);
+    import_close(im);
+    return EXIT_DONE;
+}
+
+static int run_export(int n_args, char **args)
+{
+    (void)n_args;
+    if (!o.out)
+        die_usage("no output: -o DIR");
+    struct ckpt *c = look_open(args[0], true);
+    foreign.out.force = o.force;
+    foreign.out.dtype = (enum export_dtype)foreign.dtype;
+    if (path_same(ckpt_dir(c), o.out) || path_same(args[0], o.out))
+        die("'%s' is both input and output", o.out);
+    struct export *e = export_try_open(c, &foreign.out);
+    if (!e)
+        die("%s", err_last());
+    export_write(e, o.out);
+    note(1, "'%s' is of family %s", o.out, export_family(e));
+    meter_last_words(NULL);
+    export_close(e);
+    ckpt_close(c);
+    return EXIT_DONE;
+}
+
 int main(int argc, char **argv)
 {
     static struct opt none[] = { OPT_END };
@@ -174,6 +223,22 @@ int main(int argc, char **argv)
                  "write the model alone, without state and optimizer"),
         OPT_END,
     };
+    static struct opt import[] = {
+        OPT_STR('o', "output", "DIR", &o.out, "folder of the new checkpoint"),
+        OPT_STR(0, "as", "FAMILY", &foreign.as, "read it as that; default: as its configuration says"),
+        OPT_STR(0, "ignore", "KEYS", &foreign.ignore, "unknown keys of config.json to pass over, with commas between"),
+        OPT_INT(0, "parts", "N", &o.parts, 1, 99999, "files to write"),
+        OPT_FLAG('f', "force", &o.force, "replace the checkpoint in DIR"),
+        OPT_END,
+    };
+    static struct opt export[] = {
+        OPT_STR('o', "output", "DIR", &o.out, "folder of the new model"),
+        OPT_STR(0, "to", "FAMILY", &foreign.out.to, "write it as that; default: the first that can hold it"),
+        OPT_CHOICE(0, "dtype", &foreign.dtype, "stored|f32|bf16|f16", "element type of the tensors"),
+        OPT_INT(0, "shard-size", "BYTES", &foreign.out.shard_bytes, 0, OPT_MAX_INT, "most bytes a file; 0: one file"),
+        OPT_FLAG('f', "force", &o.force, "replace the model in DIR"),
+        OPT_END,
+    };
     static const struct command commands[] = {
         { "ckmerge ls", "CHECKPOINT", "List tensors, configuration and state.", none, NULL, 1, 1, run_ls },
         { "ckmerge verify", "CHECKPOINT...", "Read everything and check the checksums.", none, NULL, 1, -1,
@@ -188,6 +253,10 @@ int main(int argc, char **argv)
         { "ckmerge average", "[options] -o DIR CHECKPOINT CHECKPOINT...",
           "Write the mean of models of one configuration, without optimizer.", average, NULL, 2, -1,
           run_average },
+        { "ckmerge import", "[options] -o DIR SOURCE", "Write another program's model as a checkpoint.", import, NULL,
+          1, 1, run_import },
+        { "ckmerge export", "[options] -o DIR CHECKPOINT",
+          "Write a checkpoint's model as config.json and safetensors.", export, NULL, 1, 1, run_export },
         { NULL, NULL, NULL, NULL, NULL, 0, 0, NULL },
     };
     err_init("ckmerge");
@@ -195,6 +264,6 @@ int main(int argc, char **argv)
     if (comm_world()->size > 1)
         die_usage("ckmerge runs as one process, not as %d ranks", comm_world()->size);
     command_dispatch("ckmerge",
-                     "Looks into checkpoints, checks and compares them, writes them anew, and averages them.",
+                     "Looks into checkpoints, checks, compares and averages them, writes them anew, exchanges models.",
                      commands, argc, argv);
 }
