@@ -158,6 +158,7 @@ int main(int argc, char **argv)
     size_t n = 0, cap = 0;
     cmocka_set_message_output(CM_OUTPUT_TAP);
     err_init("golden");
+    err_set_verbosity(0);
     DIR *d = argc > 1 ? NULL : opendir(root);
     for (struct dirent *e; d && (e = readdir(d));) {
         char *answer = golden_path(e->d_name, "logits.bin"); /* what has none is not for here */

@@ -445,10 +445,15 @@ static void bamba_keys(struct keys *k, struct config *c)
         keys_flag(k, "mamba_conv_bias", &c->conv_bias);
         keys_flag(k, "mamba_proj_bias", &c->mixer_bias);
         keys_limit(k, "time_step_limit", c);
-    } else
+    } else {
         keys_skip(k, "mamba_expand mamba_n_heads mamba_d_head mamba_d_state mamba_n_groups mamba_d_conv "
-                     "mamba_chunk_size "
-                     "mamba_conv_bias mamba_proj_bias time_step_limit");
+                     "mamba_chunk_size mamba_conv_bias mamba_proj_bias time_step_limit");
+        if (keys_writing(k)) { /* they are held against each other even so */
+            json_put_int(k->out, "mamba_expand", 2);
+            json_put_int(k->out, "mamba_n_heads", 1);
+            json_put_int(k->out, "mamba_d_head", 2 * c->d_model);
+        }
+    }
     if (attention) {
         int64_t turned;
         heads(k, c, 8);
@@ -462,18 +467,21 @@ static void bamba_keys(struct keys *k, struct config *c)
             keys_fail(k, "'attn_rotary_emb' %lld is not the %lld dimensions that are rotated",
                       (long long)turned, (long long)c->rotary_dim);
         both_biases(k, c);
-    } else
+    } else {
         keys_skip(
             k, "num_attention_heads num_key_value_heads head_dim attn_rotary_emb attention_bias rope_theta "
                "partial_rotary_factor rope_parameters rope_scaling");
+        if (keys_writing(k)) {
+            json_put_int(k->out, "num_attention_heads", 1);
+            json_put_int(k->out, "num_key_value_heads", 1);
+        }
+    }
     keys_need_int(k, "intermediate_size", 1, KEYS_BIG, &c->d_ff);
     keys_only_str(k, "hidden_act", "silu");
     keys_flag(k, "mlp_bias", &c->mlp_bias);
     keys_real(k, "rms_norm_eps", 1e-12, 1, &c->norm_eps);
     keys_flag(k, "tie_word_embeddings", &c->tied);
-    keys_skip(
-        k,
-        "z_loss_coefficient layer_types layers_block_type time_step_min");
+    keys_skip(k, "z_loss_coefficient layer_types layers_block_type time_step_min");
     keys_skip(k, fresh);
 }
 

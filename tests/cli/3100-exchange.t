@@ -32,7 +32,7 @@ edited() {
     shift
     rm -rf other && "$MK/mkarchive" edit "$G/$case_" other "$@" && cp "$G/$case_/config.json" other
 }
-family() { case $1 in *-ssm) echo mamba-ssm ;; megatron-mamba2) echo mamba2 ;; megatron-gpt) echo nemotron ;; megatron-*) echo nemotron_h ;; *) echo "${1%%-*}" ;; esac; }
+family() { case $1 in *-ssm) echo mamba-ssm ;; megatron-mamba2) echo mamba2 ;; megatron-gpt) echo nemotron ;; megatron-swiglu) echo bamba ;; megatron-*) echo nemotron_h ;; *) echo "${1%%-*}" ;; esac; }
 
 cases=$(cd "$G" && for f in */logits.bin; do echo "${f%/*}"; done)
 for n in $cases; do

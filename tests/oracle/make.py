@@ -314,6 +314,23 @@ def gpt_state(sd, config):
     return out
 
 
+def swiglu_state(sd, config):
+    """Llama's tensors: RMSNorm, fc1 is gate over up, the head tied."""
+    out = {"embedding.word_embeddings.weight": sd["model.embed_tokens.weight"]}
+    for i in range(config.num_hidden_layers):
+        here, there = f"model.layers.{i}", f"decoder.layers.{i}"
+        out[f"{there}.self_attention.linear_proj.weight"] = sd[f"{here}.self_attn.o_proj.weight"]
+        out[f"{there}.self_attention.linear_qkv.layer_norm_weight"] = sd[f"{here}.input_layernorm.weight"]
+        out[f"{there}.self_attention.linear_qkv.weight"] = qkv(
+            sd, f"{here}.self_attn", config.num_attention_heads, config.num_key_value_heads, config.head_dim)
+        out[f"{there}.mlp.linear_fc1.layer_norm_weight"] = sd[f"{here}.post_attention_layernorm.weight"]
+        out[f"{there}.mlp.linear_fc1.weight"] = torch.cat(
+            [sd[f"{here}.mlp.gate_proj.weight"], sd[f"{here}.mlp.up_proj.weight"]])
+        out[f"{there}.mlp.linear_fc2.weight"] = sd[f"{here}.mlp.down_proj.weight"]
+    out["decoder.final_layernorm.weight"] = sd["model.norm.weight"]
+    return out
+
+
 def save_megatron(folder, state, args, kept, iteration):
     """release/mp_rank_00/model_optim_rng.pt; bf16 but for A_log and D, which Megatron keeps in fp32."""
     model_type = stand_in("megatron.core.enums", "ModelType", {"encoder_or_decoder": 1, "retro_encoder": 2})
@@ -487,6 +504,16 @@ def cases():
              group_query_attention=True, num_query_groups=2, position_embedding_type="rope", rotary_percent=0.5,
              use_rotary_position_embeddings=True, normalization="LayerNorm", apply_layernorm_1p=True,
              squared_relu=True, add_position_embedding=False), 1000)
+    w = tf.LlamaConfig(
+        **eager, hidden_size=24, num_hidden_layers=2, num_attention_heads=6, num_key_value_heads=2, head_dim=8,
+        intermediate_size=20, rms_norm_eps=1e-2, tie_word_embeddings=True, max_position_embeddings=TOKENS,
+        rope_parameters={"rope_type": "default", "rope_theta": 500.0})
+    out["megatron-swiglu"] = mega_case(
+        tf.LlamaForCausalLM, w, lambda sd: swiglu_state(sd, w),
+        dict(num_layers=2, hidden_size=24, ffn_hidden_size=20, num_attention_heads=6, kv_channels=8,
+             group_query_attention=True, num_query_groups=2, position_embedding_type="rope", rotary_base=500,
+             norm_epsilon=1e-2, swiglu=True, untie_embeddings_and_output_weights=False,
+             add_position_embedding=False), 500)
     return out
 
 
