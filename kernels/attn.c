@@ -57,6 +57,7 @@ static struct plan make_plan(const struct attn *a)
 {
     struct plan p = { 0 };
     int64_t rows = a->S, pairs; /* pairs of tiles for each tile of keys, q0 aside */
+    int64_t bh = a->B * a->Hkv, most;
 
     p.dp = gemm_pad(a->hd);
     p.rep = a->Hq / a->Hkv;
@@ -72,7 +73,9 @@ static struct plan make_plan(const struct attn *a)
         rows = cpu_min(rows, a->T + a->window + TILE - 2);
     p.room = cpu_ceil(rows, TILE) * TILE;
     p.parts = a->B * a->Hkv * 2 * p.room * p.dp;
-    p.thread = p.parts + a->B * a->Hkv * p.lanes * 2 * p.room * p.dp;
+    /* All lanes; not fewer for a greater B, since a caller may reserve for the largest batch. */
+    most = cpu_max(bh, cpu_min(LANES, bh * cpu_max(1, pairs / LEAST)));
+    p.thread = p.parts + most * 2 * p.room * p.dp;
     /* q, q^T, do, do^T, dq or o: [TILE,dp] or [hd,TILE]; scores, their gradient */
     p.own = 5 * TILE * p.dp + 2 * TILE * TILE;
     p.total = p.thread + cpu_threads() * p.own;

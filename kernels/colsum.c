@@ -11,7 +11,7 @@
 
 size_t cpu_colsum_work(const struct colsum *a)
 {
-    int64_t pieces = cpu_ceil(a->M, cpu_piece(a->M, LEAST));
+    int64_t pieces = cpu_most_pieces(a->M, LEAST);
 
     return (size_t)(pieces * cpu_round(a->D)) * sizeof(float) + CPU_SLACK;
 }

@@ -38,7 +38,8 @@ static int64_t piece_rows(const struct conv1d *a)
 
 size_t cpu_conv1d_work(const struct conv1d *a)
 {
-    int64_t pieces = a->B * cpu_ceil(a->T, piece_rows(a));
+    /* at most, for any smaller B and T too */
+    int64_t pieces = cpu_min(a->B * cpu_ceil(a->T, TILE), cpu_max(64, a->B));
 
     return (size_t)(pieces * (a->W + 1) * cpu_round(a->C)) * sizeof(float) + CPU_SLACK;
 }

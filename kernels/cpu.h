@@ -112,6 +112,9 @@ static inline int64_t cpu_ceil(int64_t a, int64_t b) { return (a + b - 1) / b; }
 /* Rows of one piece when M rows are cut into at most 64 pieces of at least `least` rows. */
 static inline int64_t cpu_piece(int64_t M, int64_t least) { return cpu_max(least, cpu_ceil(M, 64)); }
 
+/* Pieces that any number of rows up to M may have: what scratch is reserved for. */
+static inline int64_t cpu_most_pieces(int64_t M, int64_t least) { return cpu_min(64, cpu_ceil(M, least)); }
+
 /* Decayed states, moments of rare tokens and tails of a softmax sink below FLT_MIN, where a product
  * takes a hundred cycles on x86. Between begin and end such numbers count as 0 in this thread. */
 static inline unsigned cpu_flush_begin(void)

@@ -15,7 +15,7 @@
 
 size_t cpu_gatednorm_work(const struct gatednorm *a)
 {
-    int64_t pieces = cpu_ceil(a->M, cpu_piece(a->M, LEAST));
+    int64_t pieces = cpu_most_pieces(a->M, LEAST);
 
     return (size_t)(pieces * cpu_round(a->D)) * sizeof(float) + CPU_SLACK;
 }

@@ -22,7 +22,7 @@
 /* With room for dbias whether it is there or not: a caller may ask before it knows its gradients. */
 size_t cpu_norm_work(const struct norm *a)
 {
-    int64_t pieces = cpu_ceil(a->M, cpu_piece(a->M, LEAST));
+    int64_t pieces = cpu_most_pieces(a->M, LEAST);
 
     return (size_t)(2 * pieces * cpu_round(a->D)) * sizeof(float) + CPU_SLACK;
 }

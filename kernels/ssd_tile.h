@@ -57,7 +57,7 @@ struct ssd_plan {
 static inline struct ssd_plan ssd_make_plan(const struct ssd *a)
 {
     struct ssd_plan p = { 0 };
-    int64_t state, bg = a->B * a->G, bh = a->B * a->H;
+    int64_t state, most, bg = a->B * a->G, bh = a->B * a->H;
 
     p.Pp = gemm_pad(a->P);
     p.Np = gemm_pad(a->N);
@@ -70,15 +70,16 @@ static inline struct ssd_plan ssd_make_plan(const struct ssd *a)
     for (int64_t n = 2; n <= p.rep && n * bg <= SSD_LANES; n++)
         if (p.rep % n == 0)
             p.lanes = n;
+    most = cpu_max(bg, cpu_min(SSD_LANES, bg * p.rep)); /* >= bg lanes, and never less for a greater B */
     state = cpu_max(a->N * p.Pp, a->P * p.Np);
     p.Cp = p.Bp + bg * p.tiles * SSD_TILE * p.Np;
     p.CB = p.Cp + bg * p.tiles * SSD_TILE * p.Np;
     p.dt = p.CB + bg * p.tiles * SSD_TILE * SSD_TILE;
     p.carry = p.dt + bh * p.tiles * 3 * SSD_TILE;
     p.dCB = p.carry + bh * cpu_round(state);
-    p.dB = p.dCB + bg * p.lanes * p.tiles * SSD_TILE * SSD_TILE;
-    p.dC = p.dB + bg * p.lanes * p.tiles * SSD_TILE * p.Np;
-    p.ddt = p.dC + bg * p.lanes * p.tiles * SSD_TILE * p.Np;
+    p.dB = p.dCB + most * p.tiles * SSD_TILE * SSD_TILE;
+    p.dC = p.dB + most * p.tiles * SSD_TILE * p.Np;
+    p.ddt = p.dC + most * p.tiles * SSD_TILE * p.Np;
     p.sums = p.ddt + bh * p.tiles * SSD_TILE;
     p.thread = p.sums + cpu_round(bh * 8);
     /* as struct bwd_scratch has it; forward and phase 1 need less */
