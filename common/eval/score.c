@@ -41,7 +41,7 @@ struct score score_set(struct comm *comm, struct net *n, const char *dir, int64_
         int64_t rows = to - w < batch ? to - w : batch;
         for (int64_t r = 0; r < rows; r++) {
             int64_t at = (w + r) * seq_len, left = tokens - at;
-            if (window_try_read(s, at, left < seq_len ? left : seq_len, seq_len, ids + r * seq_len,
+            if (window_try_read(s, at, at, left < seq_len ? left : seq_len, seq_len, ids + r * seq_len,
                                 targets + r * seq_len, start + r * seq_len) < 0)
                 die("%s", err_last());
         }

@@ -12,8 +12,9 @@
 
 /* Fills one row for the targets [offset, offset+length) of a set, padded to T with unscored tokens (target -1, a
  * document of their own): ids, targets [T], and start [T], the place in the row at which the token's document
- * begins (negative: before the row; 64 places back is far enough for everybody). 0, or -1 with err_last(). */
-int window_try_read(struct shards *s, int64_t offset, int64_t length, int64_t T, int32_t *ids, int32_t *targets,
-                    int32_t *start) __attribute__((warn_unused_result));
+ * begins, or what is left of it from token `origin` (<= offset) of the set on: what is carried began there, and with
+ * origin = offset nothing is carried. Negative: before the row. 0, or -1 with err_last(). */
+int window_try_read(struct shards *s, int64_t origin, int64_t offset, int64_t length, int64_t T, int32_t *ids,
+                    int32_t *targets, int32_t *start) __attribute__((warn_unused_result));
 
 #endif

@@ -368,7 +368,7 @@ static void run_layers(struct net_ctx *x, int64_t B, int64_t T, const int32_t *s
         p.x = p.y = x->residual;
         use_state(&p, l, state, state);
         const struct layer_kind *k = layer_kind(x->n->c.pattern[l]);
-        if (T == 1 && state && state->pos > 0)
+        if (T == 1 && !start && state && state->pos > 0) /* a step knows no start of a document */
             k->step(&p);
         else
             k->forward(&p);

@@ -35,8 +35,8 @@ static int fill(struct loader *l, struct loaded *b, int64_t n)
         struct sample s = order_at(l->o, n, l->first + r);
         b->carries[r] = s.carries;
         b->n_targets += s.length;
-        if (window_try_read(l->sets[s.set], s.offset, s.length, b->T, b->ids + r * b->T, b->targets + r * b->T,
-                           b->start + r * b->T) < 0)
+        if (window_try_read(l->sets[s.set], s.origin, s.offset, s.length, b->T, b->ids + r * b->T,
+                            b->targets + r * b->T, b->start + r * b->T) < 0)
             return -1;
     }
     return 0;

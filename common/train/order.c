@@ -96,7 +96,7 @@ void order_free(struct order *o)
 
 static struct sample window(const struct order *o, int set, int64_t w, int64_t epoch)
 {
-    struct sample s = { .set = set, .offset = w * o->seq_len, .epoch = epoch };
+    struct sample s = { .set = set, .offset = w * o->seq_len, .origin = w * o->seq_len, .epoch = epoch };
     int64_t left = o->set[set].tokens - s.offset;
     s.length = left < 0 ? 0 : left < o->seq_len ? left : o->seq_len;
     return s;
@@ -121,6 +121,7 @@ static struct sample streamed(const struct order *o, int64_t step, int64_t row)
     int64_t at = step % stretch, w = o->nth[row] * stretch + at;
     struct sample s = window(o, d, w, step / stretch);
     s.carries = at > 0;
+    s.origin = (w - at) * o->seq_len;
     return s;
 }
 

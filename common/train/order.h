@@ -42,6 +42,7 @@ struct order {
 struct sample {
     int set;
     int64_t offset;         /* first target */
+    int64_t origin;         /* the target that the carried state began with; offset when nothing is carried */
     int64_t length;         /* targets; 0: an empty row (the end of a stream's stretch) */
     bool carries;           /* the row goes on where the same row of the step before ended */
     int64_t epoch;

@@ -108,6 +108,8 @@ static void load_carried(struct trainer *t, struct ckpt *c)
             struct ckpt_tensor want = carried_tensor(t, t->in[k], i, &data);
             const int64_t offset[CKPT_MAX_DIM] = { t->opt.first_row + k * t->opt.micro_rows, 0 };
             const int64_t count[CKPT_MAX_DIM] = { t->opt.micro_rows, want.shape[1] };
+            if (want.shape[1] == 0) /* the halo of a convolution of one tap: nothing was stored */
+                continue;
             int at = ckpt_find(c, want.name);
             if (at < 0 || ckpt_tensor(c, at)->shape[0] != t->opt.batch)
                 die("'%s' holds no state of %lld streams: --order stream resumes with the same --batch",

@@ -51,6 +51,14 @@ ok 'a stream goes on bit by bit, with its states' '
     "$SSM_BIN/ckmerge" ls stream | grep -q "^state/layers.0.ssm	f32	8x"'
 ok 'a stream resumed on one rank follows the curve' '
     must_exit 75 s2 -o stream1 --stop-at 11 && "$SSM_BIN/ssmtrain" -q $s -o stream1 data && like stream stream1 2e-5'
+# One long document, weights that stand still: what a row sees does not depend on where rows are cut.
+tr '\n' ' ' <text.txt | head -c 6000 >long.txt
+"$SSM_BIN/tokshard" encode -q --split file -o long long.txt 2>/dev/null
+tiny_model L-RLSM | sed 's/^window.*/window = 150/' >carry.conf
+mean_loss() { "$SSM_BIN/ssmtrain" -q --model ./carry.conf --order stream --batch 1 --lr 1e-12 --min-lr 0 --warmup 0 --seq-len "$2" --steps $((2304 / $2)) -o "$1" long &&
+    losses "$1" | awk '{ s += $3; n++ } END { printf "%.6f\n", s / n }'; }
+ok 'a stream in short rows is the stream in long ones: state, window and positions go on' '
+    a=$(mean_loss short 96) && b=$(mean_loss longer 384) && awk -v a="$a" -v b="$b" "BEGIN { d = a - b; exit !(d < 2e-5 && d > -2e-5 && a > 1) }" || { echo "$a $b"; exit 1; }'
 ok 'merge(split(x)) = x, with the optimizer' '
     "$SSM_BIN/ckmerge" merge -q whole -o m && "$SSM_BIN/ckmerge" split -q m --parts 5 -o s5 && "$SSM_BIN/ckmerge" merge -q s5 -o m2 && same m m2 && same whole s5'
 ok 'a split checkpoint in a run directory is gone on from' '
