@@ -401,6 +401,33 @@ static void counts(void **state)
     assert_true(found >= 24);
 }
 
+/* A context's scratch does for any smaller batch: the last of a set is shorter, and lanes depend on the shape. */
+static void scratch(void **state)
+{
+    (void)state;
+    static const int64_t lengths[] = { 1, 29, 64, 200, 1024 };
+    for (int f = 0; f < FAMILIES + 1; f++) {
+        struct config c = small(f < FAMILIES ? families[f].pattern : "ML*", f < FAMILIES ? families[f].flavour : PLAIN);
+        if (f == FAMILIES) { /* many heads on one: lanes */
+            c.n_groups = c.attn_kv_heads = 1;
+            c.n_heads = c.attn_heads = 16;
+            c.window = 64;
+        }
+        for (int train = 0; train < 2; train++)
+            for (int64_t rows = 1; rows < 13; rows++)
+                for (size_t k = 0; k < sizeof lengths / sizeof *lengths; k++)
+                    for (int more = 0; more < 2; more++) { /* one sequence more, a longer one */
+                        if (more && k + 1 == sizeof lengths / sizeof *lengths)
+                            continue;
+                        int64_t less = net_memory(&c, backend_cpu(), rows, lengths[k], train, 0).work;
+                        int64_t most = net_memory(&c, backend_cpu(), rows + !more, lengths[k + more], train, 0).work;
+                        if (less > most)
+                            fail_msg("%s, %d x %d: %lld bytes, more than the %lld of a larger batch", c.pattern,
+                                     (int)rows, (int)lengths[k], (long long)less, (long long)most);
+                    }
+    }
+}
+
 /* The table itself: sections add up to the rows they cut, granules divide them, offsets do not overlap. */
 static void table(void **state)
 {
@@ -478,6 +505,7 @@ int main(void)
         cmocka_unit_test(table),   cmocka_unit_test(initial_values), cmocka_unit_test(counts),
         cmocka_unit_test(gradients), cmocka_unit_test(recompute),    cmocka_unit_test(packed),
         cmocka_unit_test(decode),  cmocka_unit_test(stream),         cmocka_unit_test(chunks),
+        cmocka_unit_test(scratch),
     };
     err_init("model");
     cmocka_set_message_output(CM_OUTPUT_TAP);

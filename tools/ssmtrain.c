@@ -216,11 +216,16 @@ static void identity(struct attrs *a, const struct data *d)
 
 static void check_resume(const struct ckpt *c, const struct config *config, const struct data *d)
 {
-    struct attrs mine = { 0 };
+    struct attrs mine = { 0 }, theirs = { 0 };
+    struct config saved;
+    if (config_try_from_attrs(&saved, ckpt_config(c)) < 0) /* numbers that it does not have take their defaults */
+        die("'%s': %s", ckpt_dir(c), err_last());
     config_to_attrs(config, &mine);
-    if (!attrs_equal(&mine, ckpt_config(c)))
+    config_to_attrs(&saved, &theirs);
+    if (!attrs_equal(&mine, &theirs))
         die("'%s' is a checkpoint of another model: %s", ckpt_dir(c), err_last());
     attrs_free(&mine);
+    attrs_free(&theirs);
     if (ckpt_state(c)->n == 0)
         die("'%s' holds a model without the state of a run", ckpt_dir(c));
     identity(&mine, d);

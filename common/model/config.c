@@ -83,6 +83,10 @@ int config_try_check(struct config *c)
     for (const char *s = c->pattern; *s; s++)
         if (!layer_kind(*s))
             return err_set("symbol '%c' of 'pattern' is none of %s", *s, layer_symbols());
+    const double caps[2] = { c->softcap, c->attn_softcap };
+    for (int i = 0; i < 2; i++)
+        if (caps[i] > 0 && caps[i] < 1e-3)
+            return err_set("'%s' %g is below 0.001 (0: none)", i ? "attn_softcap" : "softcap", caps[i]);
     bool attention = strpbrk(c->pattern, "*L") != NULL;
     if (strchr(c->pattern, 'M')) {
         if (c->n_heads < 1)
