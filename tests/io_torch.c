@@ -252,6 +252,40 @@ static void test_pickle_hostile(void **state)
     }
 }
 
+static void add_key(struct buf *b, size_t n)
+{
+    char size[4] = { (char)(n & 255), (char)(n >> 8 & 255), (char)(n >> 16 & 255), 0 };
+    buf_add(b, "X", 1);
+    buf_add(b, size, 4);
+    for (size_t i = 0; i < n; i++)
+        buf_add(b, "k", 1);
+}
+
+/* Dotted names around the longest that is allowed, {outer: {inner: 1}} and {outer: [1]}: read whole or refused. */
+static void test_pickle_long_names(void **state)
+{
+    (void)state;
+    static const size_t inner[] = { 0, 1, 3, 200, 100000 }; /* 0: a list */
+    for (size_t outer = FOREIGN_MAX_NAME - 4; outer <= FOREIGN_MAX_NAME + 1; outer++)
+        for (size_t i = 0; i < sizeof inner / sizeof *inner; i++) {
+            struct buf b = { 0 };
+            struct foreign_list l = { 0 };
+            buf_add(&b, "\x80\2}", 3);
+            add_key(&b, outer);
+            if (inner[i]) {
+                buf_add(&b, "}", 1);
+                add_key(&b, inner[i]);
+                buf_add(&b, "K\1ss.", 5);
+            } else {
+                buf_add(&b, "]K\1as.", 6);
+            }
+            bool fits = outer + 1 + (inner[i] ? inner[i] : 1) <= FOREIGN_MAX_NAME;
+            assert_int_equal(run_pickle(b.data, b.len, &l), fits ? 0 : -1);
+            foreign_free(&l);
+            buf_free(&b);
+        }
+}
+
 /* Small pickles that would take much: memory and time have bounds. */
 static void test_pickle_bombs(void **state)
 {
@@ -317,6 +351,7 @@ int main(int argc, char **argv)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_zip),
         cmocka_unit_test(test_pickle_hostile),
+        cmocka_unit_test(test_pickle_long_names),
         cmocka_unit_test(test_pickle_bombs),
     };
     io_begin("io_torch", argc, argv);

@@ -59,7 +59,7 @@ static int run_compare(int n_args, char **args)
 
 static struct rewrite output(int parts, int dtype)
 {
-    if (!o.out)
+    if (!o.out || !*o.out)
         die_usage("no output: -o DIR");
     return (struct rewrite){ .out = o.out,
                              .parts = parts,
@@ -96,7 +96,7 @@ static double *parse_weights(int n)
     }
     if (rest)
         die_usage("--weights has more numbers than there are checkpoints, %d", n);
-    if (!(total > 0 && total < 1e300))
+    if (!(total > 1e-100 && total < 1e100)) /* sums of products with fp32 numbers stay in double's range */
         die_usage("--weights add up to %g", total);
     free(list);
     return w;

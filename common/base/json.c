@@ -53,7 +53,8 @@ static size_t to_plain(const char *d, size_t n, struct buf *out)
             size_t digits = 0, start = i;
             while (i < n && d[i] && strchr("0123456789.eE+-", d[i]))
                 digits += d[i] >= '0' && d[i] <= '9', i++;
-            if (digits > 18 && digits == i - start) {
+            if (digits == i - start &&
+                (digits > 19 || (digits == 19 && memcmp(d + start, "9223372036854775807", 19) > 0))) {
                 buf_add(out, d + from, i - from);
                 buf_add(out, "e0", 2);
                 from = i;

@@ -175,7 +175,7 @@ void out_write_file(const char *path, const void *data, size_t n, bool force)
 void out_make_dirs(const char *path)
 {
     char *p = xstrdup(path);
-    for (char *s = p + 1;; s++) {
+    for (char *s = p + (*p != 0);; s++) {
         char c = *s;
         if (c != '/' && c != '\0')
             continue;

@@ -151,6 +151,7 @@ static int try_coverage(const struct ckpt_row *r, size_t n)
 
 int ckpt_try_rows(struct ckpt_row *r, size_t n, int64_t members)
 {
+    int64_t total = 0;
     for (size_t i = 0; i < n; i++) {
         if (ckpt_try_piece(r[i].tensor, r[i].ndim, r[i].shape, r[i].offset, r[i].count) < 0)
             return -1;
@@ -170,6 +171,9 @@ int ckpt_try_rows(struct ckpt_row *r, size_t n, int64_t members)
             k++;
         if (try_coverage(r + i, k) < 0)
             return -1;
+        total += ckpt_product(r[i].ndim, r[i].shape); /* two of at most 2^61 each */
+        if (total > INT64_MAX / (int64_t)sizeof(float))
+            return err_set("the tensors have more elements than fit");
         i += k;
     }
     return 0;

@@ -19,7 +19,15 @@
 #include "common/base/mem.h"
 #include "common/base/out.h"
 
-enum { OPEN_MAX = 64, HALF_BLOCK = 32 << 10 }; /* elements */
+enum { OPEN_MAX = 64, OPEN_ALL = 512, HALF_BLOCK = 32 << 10 }; /* files open: of one checkpoint, of all; elements */
+
+static _Atomic int n_ckpts; /* that are open */
+
+static int most_open(void)
+{
+    int n = n_ckpts;
+    return n * OPEN_MAX <= OPEN_ALL ? OPEN_MAX : n < OPEN_ALL ? OPEN_ALL / n : 1;
+}
 
 struct source {
     int fd;       /* -1: not open */
@@ -120,6 +128,7 @@ static int read_index(struct ckpt *c, struct h5 *index)
 struct ckpt *ckpt_try_open(const char *dir)
 {
     struct ckpt *c = xcalloc(1, sizeof *c);
+    n_ckpts++;
     c->dir = xstrdup(dir);
     struct h5 *index = set_try_open(dir, CKPT_KIND_SET, CKPT_FORMAT, &c->history, &c->members, &c->n_members);
     c->sources = xcalloc((size_t)c->n_members, sizeof *c->sources);
@@ -138,6 +147,7 @@ void ckpt_close(struct ckpt *c)
 {
     if (!c)
         return;
+    n_ckpts--;
     for (int i = 0; i < c->n_members; i++)
         if (c->sources[i].fd >= 0)
             close(c->sources[i].fd);
@@ -197,7 +207,7 @@ static int use_member(struct ckpt *c, int member)
     s->last_use = ++c->clock;
     if (s->fd >= 0)
         return 0;
-    if (c->n_open == OPEN_MAX)
+    for (int most = most_open(); c->n_open >= most;)
         close_oldest(c);
     char *path = path_join(c->dir, c->members[member].name);
     int rc = s->located ? 0 : locate_pieces(c, member, path);

@@ -98,7 +98,7 @@ static int emit_value(struct machine *m, const struct value *v)
 static int walk_child(struct machine *m, const char *key, size_t n, uint32_t row, int depth)
 {
     size_t len = m->name_len, dot = len > 0;
-    if (n > FOREIGN_MAX_NAME - len - dot)
+    if (n > FOREIGN_MAX_NAME || len + dot + n > FOREIGN_MAX_NAME)
         return refuse_here(m, "has an element with a name of %zu bytes; %d are allowed", n, FOREIGN_MAX_NAME);
     if (dot)
         m->name[len] = '.';

@@ -26,6 +26,11 @@ void rewrite_check_out(const struct rewrite *r, const struct ckpt *c)
 
 /* ---- types ---- */
 
+static int by_name(const void *a, const void *b)
+{
+    return strcmp(((const struct param *)a)->name, ((const struct param *)b)->name);
+}
+
 void rewrite_cast(const struct ckpt *c, struct ckpt_tensor *t, int n, enum ckpt_dtype dtype)
 {
     struct config config;
@@ -40,10 +45,15 @@ void rewrite_cast(const struct ckpt *c, struct ckpt_tensor *t, int n, enum ckpt_
     if (config.vocab < 1)
         die("'%s' does not say what must stay fp32: its model has no vocabulary", ckpt_dir(c));
     params_init(&ps, &config);
+    qsort(ps.p, ps.n, sizeof *ps.p, by_name); /* this table is ours alone */
     for (int i = 0; i < n; i++) {
         if (!is_model_tensor(&t[i]))
             continue;
-        const struct param *p = params_find(&ps, t[i].name + strlen("model/"));
+        struct param key;
+        snprintf(key.name, sizeof key.name, "%s", t[i].name + strlen("model/"));
+        const struct param *p = strlen(t[i].name) - strlen("model/") < sizeof key.name
+                                    ? bsearch(&key, ps.p, ps.n, sizeof key, by_name)
+                                    : NULL;
         if (!p)
             die("'%s' has a tensor '%s' that its model does not have", ckpt_dir(c), t[i].name);
         if (p->always_f32)
