@@ -38,6 +38,7 @@ void shard_put_info(struct h5 *f, const struct shard_info *info)
     h5_put_int(f, "/", "n_tokens", info->n_tokens);
     h5_put_int(f, "/", "n_docs", info->n_docs);
     h5_put_int(f, "/", "n_bytes", info->n_bytes);
+    h5_put_int(f, "/", "n_replaced", info->n_replaced);
     h5_put_str(f, "/", "source", info->source);
 }
 
@@ -64,6 +65,9 @@ int shard_try_attrs(const struct attrs *as, struct shard_info *info)
         attrs_try_int(as, "n_docs", &info->n_docs) < 0 || attrs_try_int(as, "n_bytes", &info->n_bytes) < 0 ||
         attrs_try_str(as, "source", &source) < 0)
         return err_set("attribute %s", err_last());
+    if (attrs_find(as, "n_replaced") &&
+        (attrs_try_int(as, "n_replaced", &info->n_replaced) < 0 || info->n_replaced < 0))
+        return err_set("attribute 'n_replaced' is no count");
     if ((size_t)snprintf(info->tokenizer, sizeof info->tokenizer, "%s", tokenizer) >= sizeof info->tokenizer)
         return err_set("the tokenizer's name is longer than %zu bytes", sizeof info->tokenizer - 1);
     if ((size_t)snprintf(info->source, sizeof info->source, "%s", source) >= sizeof info->source)

@@ -5,7 +5,8 @@
  *   /tokens     u16 when vocab <= 65536, else u32; [n_tokens]; chunked (256 Ki tokens), zstd (filter 32015)
  *   /doc_end    u64 [n_docs], contiguous: end of each document, exclusive, its end token counted
  *   attributes  kind, format, tokenizer (name), tokenizer_hash, vocab, eod (id of the end-of-document token),
- *               n_tokens, n_docs, n_bytes (bytes of text), source, content (hash of tokens and ends), history
+ *               n_tokens, n_docs, n_bytes (bytes of text), n_replaced (U+FFFD that stand in it for what was no
+ *               UTF-8; files without it: 0), source, content (hash of tokens and ends), history
  * A set: members in the order of their parts. Its index.h5 repeats tokenizer, vocab, eod and source, sums the
  * counts, and has /parts: n_tokens, n_docs, n_bytes, content of each member; and /tokens, virtual. Token offsets
  * below run over the whole set; those in /doc_end over the member.
@@ -25,6 +26,7 @@ struct shard_info {
     int64_t vocab;
     int64_t eod;
     int64_t n_tokens, n_docs, n_bytes;
+    int64_t n_replaced; /* U+FFFD put in for what was no UTF-8 */
     char source[64];    /* what the set was made from, as its maker words it (a fingerprint); may be "" */
 };
 
@@ -38,6 +40,8 @@ struct shard_writer *shard_create(const char *path, const struct shard_info *inf
  * n_bytes of text counted. Tokens are checked against the vocabulary (bug() when they do not fit). */
 void shard_add(struct shard_writer *w, const uint32_t *tokens, int64_t n);
 void shard_end_doc(struct shard_writer *w, int64_t n_bytes);
+/* n more U+FFFD stand in the text that were not in the input. */
+void shard_add_replaced(struct shard_writer *w, int64_t n);
 /* Writes what is left, syncs, renames; frees w; info (may be NULL) gets the counts. */
 void shard_commit(struct shard_writer *w, struct shard_info *info);
 void shard_abort(struct shard_writer *w);

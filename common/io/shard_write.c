@@ -34,7 +34,7 @@ struct shard_writer *shard_create(const char *path, const struct shard_info *inf
     w->out = out_open(path, force);
     w->file = h5_create(out_temp(w->out), path);
     w->info = *info;
-    w->info.n_tokens = w->info.n_docs = w->info.n_bytes = 0;
+    w->info.n_tokens = w->info.n_docs = w->info.n_bytes = w->info.n_replaced = 0;
     w->token_size = h5_type_size(shard_token_type(info->vocab));
     w->tokens = h5_make_chunks(w->file, "/tokens", shard_token_type(info->vocab), SHARD_CHUNK, level);
     w->chunk = xmalloc(SHARD_CHUNK * w->token_size);
@@ -90,6 +90,8 @@ void shard_end_doc(struct shard_writer *w, int64_t n_bytes)
     w->info.n_docs++;
     w->info.n_bytes += n_bytes;
 }
+
+void shard_add_replaced(struct shard_writer *w, int64_t n) { w->info.n_replaced += n; }
 
 static void release_writer(struct shard_writer *w)
 {
@@ -176,10 +178,11 @@ static void index_member(const char *dir, const char *name, int i, struct shard_
     shard_close_member(&open);
     if (i == 0) {
         *sum = info;
-        sum->n_tokens = sum->n_docs = sum->n_bytes = 0;
+        sum->n_tokens = sum->n_docs = sum->n_bytes = sum->n_replaced = 0;
     }
     if (shard_try_alike(path, sum, &info) < 0 || shard_try_add_counts(sum, p) < 0)
         die("%s", err_last());
+    sum->n_replaced += info.n_replaced;
     set_describe(dir, name, m);
     free(path);
 }
