@@ -4,7 +4,7 @@
 #
 # As root it installs what is missing; as another user it prints the one line that an administrator runs, and stops.
 set -eu
-packages='gcc libc6-dev pkgconf libmpich-dev mpich libhdf5-dev hdf5-tools libzstd-dev zstd libxxhash-dev
+packages='gcc libc6-dev pkgconf libmpich-dev mpich libhdf5-dev hdf5-tools libzstd-dev zstd zlib1g-dev libxxhash-dev
 libjansson-dev libdnnl-dev libopenblas-dev libcmocka-dev perl gnuplot-nox xz-utils mandoc shellcheck git'
 
 command -v dpkg-query >/dev/null || { echo "deps: not a Debian system; please install: $packages" | tr '\n' ' ' >&2; echo >&2; exit 0; }
