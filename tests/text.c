@@ -20,6 +20,7 @@
 #include "common/base/mem.h"
 #include "common/text/docs.h"
 #include "common/text/tokenizer.h"
+#include "pack.h"
 
 enum { MOST_FILES = 4 };
 
@@ -113,6 +114,30 @@ static void write_file(const char *path, const void *data, size_t n)
     assert_int_equal(fclose(f), 0);
 }
 
+/* The same as a plain file, or packed, in one piece or in several. */
+static void write_input(const char *path, const char *data, size_t n)
+{
+    static const enum stream_pack packs[] = { STREAM_PLAIN, STREAM_GZIP, STREAM_ZSTD };
+    enum stream_pack kind = packs[draw(3)];
+    struct buf out = { 0 };
+    if (kind == STREAM_PLAIN) {
+        write_file(path, data, n);
+        return;
+    }
+    size_t at = 0;
+    do {
+        size_t k = draw(2) ? n - at : draw((uint32_t)(n - at) + 1);
+        pack(kind, n ? data + at : "", k, 1 + (int)draw(3), &out);
+        at += k;
+    } while (at < n);
+    if (draw(4) == 0 && kind == STREAM_GZIP)
+        buf_add(&out, "\0\0\0\0\0\0\0\0\0", 1 + draw(9)); /* padding */
+    if (draw(4) == 0 && kind == STREAM_ZSTD)
+        buf_add(&out, "\x5a\x2a\x4d\x18\3\0\0\0abc", 11); /* a skippable frame */
+    write_file(path, out.data, out.len);
+    buf_free(&out);
+}
+
 /* All documents of all parts, in order, read twice each (docs_rewind). */
 static void read_parts(const struct docs_file *files, int n, const struct docs_options *o, int parts,
                        struct buf *out, struct docs_counts *sum)
@@ -182,8 +207,8 @@ static void test_any_cut(void **state)
             if (draw(8) == 0)
                 buf_add(&text, "", 1);
             split_plainly(text.data, text.len, o.split, o.separator, &want, &empty);
-            write_file(paths[i], text.data, text.len);
-            docs_look(paths[i], &files[i]);
+            write_input(paths[i], text.data, text.len);
+            docs_look(paths[i], true, &files[i]);
             total += files[i].bytes;
             buf_free(&text);
         }
@@ -227,8 +252,8 @@ static void test_long_documents(void **state)
             buf_add(&text, end, strlen(end));
         }
         split_plainly(text.data, text.len, o.split, o.separator, &want, &empty);
-        write_file(paths[0], text.data, text.len);
-        docs_look(paths[0], &file);
+        write_input(paths[0], text.data, text.len);
+        docs_look(paths[0], true, &file);
         for (int parts = 1; parts <= 9; parts++) {
             struct buf got = { 0 };
             read_parts(&file, 1, &o, parts, &got, &sum);
@@ -261,11 +286,11 @@ static void test_jsonl(void **state)
                                "[6]\xc3\xa9\xf0\x9f\x98\x80";
     struct docs_file file;
     (void)state;
-    write_file(paths[0], text, sizeof text - 1);
-    docs_look(paths[0], &file);
     static const size_t windows[] = { 0, 4, 16, 100 };
-    for (int parts = 1; parts < 30; parts++) {
+    for (int parts = 1; parts < 60; parts++) {
         struct buf got = { 0 };
+        write_input(paths[0], text, sizeof text - 1);
+        docs_look(paths[0], true, &file);
         struct docs_counts sum;
         struct docs_options o = { .format = DOCS_JSONL,
                                   .text_key = "text",
@@ -291,13 +316,13 @@ static void test_formats_by_name(void **state)
     char *json = xasprintf("%s.ndjson", paths[0]);
     write_file(json, "{\"t\":\"x\"}\n", 10);
     write_file(paths[1], "{\"t\":\"x\"}\n", 10);
-    docs_look(json, &files[0]);
-    docs_look(paths[1], &files[1]);
+    docs_look(json, true, &files[0]);
+    docs_look(paths[1], true, &files[1]);
     read_parts(files, 2, &o, 3, &got, &sum);
     assert_string_equal(got.data, "[1]x[9]{\"t\":\"x\"}");
     buf_clear(&got);
     write_file(json, "{\"t\":\"\"}\n", 9); /* nothing of it may show in the text behind it */
-    docs_look(json, &files[0]);
+    docs_look(json, true, &files[0]);
     read_parts(files, 2, &o, 1, &got, &sum);
     assert_string_equal(got.data, "[9]{\"t\":\"x\"}");
     assert_int_equal(sum.empty, 1);

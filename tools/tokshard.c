@@ -16,16 +16,19 @@
 #include "common/io/set.h"
 #include "common/io/shard.h"
 #include "common/prep/encode.h"
+#include "common/prep/inputs.h"
 #include "common/prep/inspect.h"
 #include "common/prep/parts.h"
+#include "common/text/ids.h"
 #include "common/text/tokenizer.h"
 
 static struct {
     const char *output, *tokenizer, *separator, *text_key, *part;
-    int split, format, take;
+    const char *files_from, *id_key, *take_ids, *drop_ids;
+    int split, format, take, compression, utf8;
     int64_t max_line, level;
     double valid_share, log_seconds;
-    bool skip_bad, force, dry_run;
+    bool skip_bad, force, dry_run, null;
 } en = { .tokenizer = "bytes", .text_key = "text", .max_line = 256 << 20, .level = 1, .log_seconds = 10 };
 
 static struct opt encode_opts[] = {
@@ -33,11 +36,22 @@ static struct opt encode_opts[] = {
     OPT_STR(0, "tokenizer", "NAME", &en.tokenizer, "bytes"),
     OPT_CHOICE(0, "format", &en.format, "auto|text|jsonl",
                "auto: .jsonl and .ndjson are JSONL, all else is text"),
+    OPT_CHOICE(0, "compression", &en.compression, "auto|none",
+               "auto: unpack gzip and zstd, known by their bytes"),
+    OPT_STR(0, "files-from", "LIST", &en.files_from,
+            "more inputs, one name a line of LIST; -: standard input"),
+    OPT_FLAG(0, "null", &en.null, "the names in LIST end with NUL, not LF"),
     OPT_CHOICE(0, "split", &en.split, "file|line|para|sep", "what a document is in text"),
     OPT_STR(0, "separator", "STR", &en.separator, "with --split sep: the line between two documents"),
     OPT_STR(0, "text-key", "KEY", &en.text_key, "JSONL: the key that holds the text"),
-    OPT_INT(0, "max-line", "BYTES", &en.max_line, 2, 1LL << 40, "JSONL: longer lines are bad"),
-    OPT_FLAG(0, "skip-bad", &en.skip_bad, "JSONL: skip and count bad lines"),
+    OPT_INT(0, "max-line", "BYTES", &en.max_line, 2, 1LL << 40,
+            "JSONL: longer lines are bad; standard input: so are longer documents"),
+    OPT_FLAG(0, "skip-bad", &en.skip_bad, "skip and count bad lines of JSONL, text that is not UTF-8"),
+    OPT_CHOICE(0, "utf8", &en.utf8, "auto|reject|replace|keep",
+               "invalid UTF-8; auto: reject if the tokenizer needs UTF-8, else keep"),
+    OPT_STR(0, "id-key", "KEY", &en.id_key, "JSONL: the key that holds the document's id"),
+    OPT_STR(0, "take-ids", "FILE", &en.take_ids, "only documents with these ids, one a line"),
+    OPT_STR(0, "drop-ids", "FILE", &en.drop_ids, "no documents with these ids, one a line"),
     OPT_STR(0, "part", "I/N", &en.part, "make only the I-th of N parts, and no index"),
     OPT_CHOICE(0, "take", &en.take, "all|train|valid", "which documents"),
     OPT_REAL(0, "valid-share", "X", &en.valid_share, 0, 1, "share of the documents that are 'valid'"),
@@ -92,12 +106,19 @@ static void check_options(void)
         die_usage("the separator is one line, not empty");
     if ((en.take != ENCODE_ALL) != (en.valid_share > 0 && en.valid_share < 1))
         die_usage("'--take train|valid' and '--valid-share X' with 0 < X < 1 need each other");
+    if ((en.take_ids || en.drop_ids) && !en.id_key)
+        die_usage("'--take-ids' and '--drop-ids' need '--id-key KEY'");
+    if (en.id_key && en.format == DOCS_TEXT)
+        die_usage("'--id-key' is for JSONL, not for '--format text'");
+    if (en.null && !en.files_from)
+        die_usage("'--null' is for '--files-from LIST'");
 }
 
 /* The options that decide what is in the members, as text. */
 static void settings(struct buf *b)
 {
-    static const char *const no_matter[] = { "output", "part", "level", "log-every", "force", "dry-run" };
+    static const char *const no_matter[] = { "output",  "part",       "level", "log-every", "force",
+                                             "dry-run", "files-from", "null",  "take-ids",  "drop-ids" };
     for (struct opt *o = encode_opts; o->kind; o++) {
         bool matters = true;
         for (size_t i = 0; i < sizeof no_matter / sizeof *no_matter; i++)
@@ -110,17 +131,24 @@ static void settings(struct buf *b)
     }
 }
 
-static void tell(const struct encode_counts *k, double seconds)
+static void tell(const struct encode_counts *k, const struct ids *take, double seconds)
 {
     if (en.dry_run && err_rank() == 0)
-        printf("documents\t%lld\ntokens\t%lld\nbytes\t%lld\nempty\t%lld\nbad\t%lld\nleft_out\t%lld\n",
+        printf("documents\t%lld\ntokens\t%lld\nbytes\t%lld\nempty\t%lld\nbad\t%lld\nleft_out\t%lld\n"
+               "dropped\t%lld\nreplaced\t%lld\n",
                (long long)k->docs, (long long)k->tokens, (long long)k->bytes, (long long)k->empty,
-               (long long)k->bad, (long long)k->other);
+               (long long)k->bad, (long long)k->other, (long long)k->dropped, (long long)k->replaced);
     note(
         1,
         "%lld documents, %lld tokens, %lld bytes; skipped: %lld empty, %lld bad; left to the other set: %lld",
         (long long)k->docs, (long long)k->tokens, (long long)k->bytes, (long long)k->empty, (long long)k->bad,
         (long long)k->other);
+    if (take)
+        note(1, "of %lld ids to take", (long long)ids_count(take));
+    if (k->dropped)
+        note(1, "left out by their ids: %lld documents", (long long)k->dropped);
+    if (k->replaced)
+        note(1, "not UTF-8, U+FFFD put in: %lld times", (long long)k->replaced);
     if (k->kept)
         note(1, "%lld of %lld files were there already", (long long)k->kept, (long long)(k->kept + k->made));
     char rate[64];
@@ -128,11 +156,14 @@ static void tell(const struct encode_counts *k, double seconds)
     meter_last_words(k->kept || en.part ? NULL : rate);
 }
 
-static int encode(int n, char **inputs)
+static int encode(int n, char **operands)
 {
     struct comm *c = comm_world();
     double start = now_seconds();
     struct encode e = { 0 };
+    struct inputs in;
+    if (n == 0 && !en.files_from)
+        die_usage("too few arguments: no INPUT, and no --files-from");
     parse_part(&e, c);
     check_options();
     struct tokenizer *t = tokenizer_try_open(en.tokenizer);
@@ -146,8 +177,15 @@ static int encode(int n, char **inputs)
                                     .split = (enum docs_split)en.split,
                                     .separator = en.separator,
                                     .text_key = en.text_key,
+                                    .id_key = en.id_key,
                                     .max_line = en.max_line,
                                     .skip_bad = en.skip_bad };
+    e.utf8 = (enum utf8_policy)en.utf8;
+    e.unpack = en.compression == 0;
+    struct ids *take = en.take_ids ? ids_read(en.take_ids) : NULL;
+    struct ids *drop = en.drop_ids ? ids_read(en.drop_ids) : NULL;
+    e.take_ids = take;
+    e.drop_ids = drop;
     e.take = (enum encode_take)en.take;
     e.valid_share = en.valid_share;
     e.settings = text.data;
@@ -157,9 +195,13 @@ static int encode(int n, char **inputs)
     e.force = en.force;
     e.dry_run = en.dry_run;
     struct encode_counts k;
-    encode_run(&e, inputs, n, c, &k);
-    tell(&k, now_seconds() - start);
+    inputs_read(&in, operands, n, en.files_from, en.null, c);
+    encode_run(&e, in.path, in.n, c, &k);
+    tell(&k, e.take_ids, now_seconds() - start);
     buf_free(&text);
+    inputs_free(&in);
+    ids_free(take);
+    ids_free(drop);
     tokenizer_free(t);
     return comm_agree(c, EXIT_DONE);
 }
@@ -218,8 +260,8 @@ static void stat_set(const char *dir)
     double tokens = (double)i->n_tokens, bytes = (double)i->n_bytes;
     printf("documents\t%lld\ntokens\t%lld\nbytes\t%lld\n", (long long)i->n_docs, (long long)i->n_tokens,
            (long long)i->n_bytes);
-    printf("tokens_per_byte\t%.6g\nmembers\t%d\ntokenizer\t%s\nvocab\t%lld\n", tokens / bytes,
-           shards_count(s), i->tokenizer, (long long)i->vocab);
+    printf("tokens_per_byte\t%.6g\nmembers\t%d\ntokenizer\t%s\nvocab\t%lld\nreplaced\t%lld\n", tokens / bytes,
+           shards_count(s), i->tokenizer, (long long)i->vocab, (long long)i->n_replaced);
     printf("unigram_bits_per_token\t%.6f\nunigram_bits_per_byte\t%.6f\nhash\t%016llx\n", bits,
            bits * tokens / bytes, (unsigned long long)shards_hash(s));
     shards_close(s);
@@ -275,8 +317,8 @@ static int check_main(int n, char **args)
 }
 
 static const struct command commands[] = {
-    { "tokshard encode", "[options] -o DIR INPUT...",
-      "Turn the documents of text or JSONL files into token shards.", encode_opts, NULL, 1, -1, encode },
+    { "tokshard encode", "[options] -o DIR [INPUT...]",
+      "Turn the documents of text or JSONL files into token shards.", encode_opts, NULL, 0, -1, encode },
     { "tokshard index", "[options] DIR", "Close a set whose parts were made one by one.", index_opts, NULL, 1,
       1, index_main },
     { "tokshard cat", "[options] DIR", "Write the documents of a set to the standard output.", cat_opts, NULL,

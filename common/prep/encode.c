@@ -15,6 +15,8 @@
 #include "common/base/out.h"
 #include "common/dist/comm.h"
 #include "common/io/shard.h"
+#include "common/text/ids.h"
+#include "common/text/stream.h"
 #include "common/text/tokenizer.h"
 #include "parts.h"
 
@@ -27,11 +29,76 @@ struct job {
     int64_t part, parts; /* of this rank, of all */
     struct shard_info info;
     uint64_t below; /* hashes below are valid documents */
-    char *member;   /* path of the file that this rank makes */
-    bool there;     /* it is there already */
+    enum utf8_policy utf8;
+    char *member; /* path of the file that this rank makes */
+    bool there;   /* it is there already */
 };
 
 /* ---- what is asked for, and what is there ---- */
+
+static int by_node(const void *a, const void *b)
+{
+    const struct docs_file *x = *(const struct docs_file *const *)a, *y = *(const struct docs_file *const *)b;
+    if (x->node != y->node)
+        return x->node < y->node ? -1 : 1;
+    if (x->device != y->device)
+        return x->device < y->device ? -1 : 1;
+    return x < y ? -1 : x > y;
+}
+
+/* One file under two names, or one name twice: it may be meant (twice the weight), so it is said and done. */
+static void tell_duplicates(const struct job *j)
+{
+    int twice = 0;
+    const struct docs_file **sorted = xcalloc((size_t)j->n_files, sizeof *sorted), *a = NULL, *b = NULL;
+    for (int i = 0; i < j->n_files; i++)
+        sorted[i] = &j->files[i];
+    qsort(sorted, (size_t)j->n_files, sizeof *sorted, by_node);
+    for (int i = 1; i < j->n_files; i++) {
+        const struct docs_file *x = sorted[i - 1], *y = sorted[i];
+        if (x->node != y->node || x->device != y->device)
+            continue;
+        twice++;
+        if (!a || x < a) {
+            a = x;
+            b = y;
+        }
+    }
+    if (twice && a->is_stdin)
+        die("the standard input is named twice");
+    if (twice && strcmp(a->path, b->path) == 0)
+        warn("'%s' is named more than once, and its documents are taken as often%s", a->path,
+             twice > 1 ? "; so are others" : "");
+    else if (twice)
+        warn("'%s' and '%s' are one file, and its documents are taken as often%s", a->path, b->path,
+             twice > 1 ? "; so are others" : "");
+    free(sorted);
+}
+
+/* What cannot be cut may leave ranks idle. */
+static void tell_idle(const struct job *j)
+{
+    int64_t packed = 0, plain = 0;
+    for (int i = 0; i < j->n_files; i++) {
+        packed += j->files[i].pack != STREAM_PLAIN;
+        plain += j->files[i].pack == STREAM_PLAIN;
+    }
+    if (packed && !plain && packed < j->parts)
+        note(1, "%lld packed files and %lld parts: a packed file is read as a whole, some parts stay empty",
+             (long long)packed, (long long)j->parts);
+}
+
+/* An input that this job, or a later one in that folder, would take away. */
+static bool is_output(const char *input, const char *output)
+{
+    int64_t part, parts;
+    const char *name = path_base(input);
+    char *dir = name == input ? xstrdup(".") : xasprintf("%.*s", (int)(name - input), input);
+    bool ours = strcmp(name, "index.h5") == 0 || parts_parse(name, &part, &parts);
+    ours = path_same(input, output) || (ours && path_same(dir, output));
+    free(dir);
+    return ours;
+}
 
 /* The members of a set are cut out of the same files everywhere: rank 0's view holds, others must see it. */
 static void look_at_inputs(struct job *j, int n, char **paths, struct comm *c)
@@ -43,7 +110,13 @@ static void look_at_inputs(struct job *j, int n, char **paths, struct comm *c)
     if (c->rank > 0) /* rank 0 looks before the others: a missing file is told once */
         comm_bcast(c, first, (size_t)n * 2 * sizeof *first, 0);
     for (int i = 0; i < n; i++) {
-        docs_look(paths[i], &j->files[i]);
+        if (is_output(paths[i], j->o->output))
+            die("'%s' is both input and output", paths[i]);
+        docs_look(paths[i], j->o->unpack, &j->files[i]);
+        if (j->o->docs.id_key && !docs_is_jsonl(&j->files[i], &j->o->docs))
+            die("'%s' is text and has no ids (--id-key)", paths[i]);
+        if (j->files[i].is_stdin && j->parts > 1)
+            die("the standard input is for one part; there are %lld", (long long)j->parts);
         mine[2 * i] = j->files[i].bytes;
         mine[2 * i + 1] = j->files[i].mtime;
     }
@@ -56,6 +129,10 @@ static void look_at_inputs(struct job *j, int n, char **paths, struct comm *c)
             die("'%s' is not the same file here and at rank 0 (size or time differ)", paths[i]);
     free(mine);
     free(first);
+    if (c->rank == 0) {
+        tell_duplicates(j);
+        tell_idle(j);
+    }
 }
 
 /* All that decides what is in the members, hashed: two jobs with the same value make the same set. */
@@ -64,6 +141,10 @@ static void fingerprint(struct job *j)
     struct buf b = { 0 };
     buf_add(&b, j->o->settings, j->o->n_settings);
     buf_addf(&b, "%016llx", (unsigned long long)j->info.tokenizer_hash);
+    if (j->o->take_ids)
+        buf_addf(&b, "take %016llx", (unsigned long long)ids_hash(j->o->take_ids));
+    if (j->o->drop_ids)
+        buf_addf(&b, "drop %016llx", (unsigned long long)ids_hash(j->o->drop_ids));
     for (int i = 0; i < j->n_files; i++) {
         buf_addf(&b, "%lld %lld %s", (long long)j->files[i].bytes, (long long)j->files[i].mtime,
                  j->files[i].path);
@@ -83,20 +164,11 @@ static void look_at_member(struct job *j)
         die("'%s' exists and is not a shard (%s); --force replaces it", j->member, err_last());
     if (strcmp(old.source, j->info.source) != 0 || old.tokenizer_hash != j->info.tokenizer_hash)
         die("'%s' exists, made from other inputs or options; --force replaces it", j->member);
+    for (int i = 0; i < j->n_files; i++)
+        if (j->files[i].is_stdin)
+            die("'%s' exists, made from a standard input; --force replaces it", j->member);
     j->there = true;
     j->info = old;
-}
-
-/* An input that this job, or a later one in that folder, would take away. */
-static bool is_output(const char *input, const char *output)
-{
-    int64_t part, parts;
-    const char *name = path_base(input);
-    char *dir = name == input ? xstrdup(".") : xasprintf("%.*s", (int)(name - input), input);
-    bool ours = strcmp(name, "index.h5") == 0 || parts_parse(name, &part, &parts);
-    ours = path_same(input, output) || (ours && path_same(dir, output));
-    free(dir);
-    return ours;
 }
 
 static void prepare_output(struct job *j, struct comm *c)
@@ -105,9 +177,6 @@ static void prepare_output(struct job *j, struct comm *c)
     char *name = parts_name(j->part, j->parts);
     j->member = path_join(o->output, name);
     free(name);
-    for (int i = 0; i < j->n_files; i++)
-        if (is_output(j->files[i].path, o->output))
-            die("'%s' is both input and output", j->files[i].path);
     if (!o->dry_run) {
         if (c->rank == 0) {
             out_make_dirs(o->output);
@@ -128,26 +197,93 @@ static void prepare_output(struct job *j, struct comm *c)
 
 /* ---- documents to tokens ---- */
 
-/* A document's share is decided by its bytes alone: in every run and part the same, twins stay together. */
-static bool wanted(const struct job *j, struct docs *d, struct hash *h)
-{
-    if (j->o->take == ENCODE_ALL)
-        return true;
-    const char *p;
-    size_t n;
-    while ((p = docs_piece(d, &n)))
-        hash_add(h, p, n);
-    docs_rewind(d);
-    return (hash_end(h) < j->below) == (j->o->take == ENCODE_VALID);
-}
-
 struct encoder {
+    const struct job *job;
     struct docs *docs;
+    struct utf8 utf8;
+    struct buf mended;
+    struct hash *hash;
     struct token_stream *stream;
     struct token_ids ids;
     struct shard_writer *w; /* NULL: a dry run */
     struct progress bar;
 };
+
+/* The next piece of the document as it goes on, *n bytes, which may be 0; false at its end. Dies for what the
+ * policy does not let pass. */
+static bool next_piece(struct encoder *e, const char **p, size_t *n)
+{
+    *p = docs_piece(e->docs, n);
+    bool last = !*p;
+    if (last) {
+        *p = "";
+        *n = 0;
+    }
+    if (e->job->utf8 == UTF8_REPLACE)
+        *p = utf8_replace(&e->utf8, *p, n, last, &e->mended);
+    else if (e->job->utf8 == UTF8_REJECT && utf8_try_check(&e->utf8, *p, *n, last) < 0) {
+        char *why = xstrdup(err_last());
+        die("%s: %s; --utf8 replace mends it, --skip-bad skips the document", docs_where(e->docs, e->utf8.at),
+            why);
+    }
+    return !last || *n > 0;
+}
+
+/* With --skip-bad a document is looked through before any of it is written. */
+static bool is_utf8(struct encoder *e)
+{
+    struct utf8 u = { 0 };
+    const char *p;
+    size_t n;
+    int bad = 0;
+    while (bad == 0 && (p = docs_piece(e->docs, &n)))
+        bad = utf8_try_check(&u, p, n, false);
+    if (bad == 0)
+        bad = utf8_try_check(&u, "", 0, true);
+    if (bad < 0)
+        note(2, "skipped %s: %s", docs_where(e->docs, u.at), err_last());
+    docs_rewind(e->docs);
+    return bad == 0;
+}
+
+/* A document's share is decided by its bytes alone: in every run and part the same, twins stay together. */
+static bool in_share(struct encoder *e)
+{
+    const char *p;
+    size_t n;
+    int64_t replaced = e->utf8.replaced;
+    while (next_piece(e, &p, &n))
+        hash_add(e->hash, p, n);
+    docs_rewind(e->docs);
+    utf8_begin(&e->utf8);
+    e->utf8.replaced = replaced;
+    return (hash_end(e->hash) < e->job->below) == (e->job->o->take == ENCODE_VALID);
+}
+
+static bool listed(const struct encode *o, const char *id, size_t n)
+{
+    return (!o->take_ids || ids_has(o->take_ids, id, n)) && !(o->drop_ids && ids_has(o->drop_ids, id, n));
+}
+
+/* Whether the document is one of ours; counts it when not. */
+static bool wanted(struct encoder *e, int64_t bytes, struct encode_counts *k)
+{
+    const struct encode *o = e->job->o;
+    size_t n;
+    const char *id = docs_id(e->docs, &n);
+    if (id && !listed(o, id, n)) {
+        k->dropped++;
+        return false;
+    }
+    if (o->docs.skip_bad && e->job->utf8 == UTF8_REJECT && !is_utf8(e)) {
+        docs_count_bad(e->docs, bytes);
+        return false;
+    }
+    if (o->take == ENCODE_ALL || in_share(e))
+        return true;
+    k->other++;
+    return false;
+}
 
 static void show_progress(struct encoder *e)
 {
@@ -168,13 +304,15 @@ static int64_t add_ids(struct encoder *e)
     return n;
 }
 
-/* Returns the number of tokens without the end token. */
-static int64_t encode_doc(struct encoder *e)
+/* Returns the number of tokens without the end token. *bytes: that were encoded. */
+static int64_t encode_doc(struct encoder *e, int64_t *bytes)
 {
     const char *p;
     size_t n;
     int64_t tokens = 0;
-    while ((p = docs_piece(e->docs, &n))) {
+    *bytes = 0;
+    while (next_piece(e, &p, &n)) {
+        *bytes += (int64_t)n;
         for (size_t i = 0; i < n; i += TEXT_BLOCK) {
             tokenizer_encode(e->stream, p + i, n - i < TEXT_BLOCK ? n - i : TEXT_BLOCK, false, &e->ids);
             tokens += add_ids(e);
@@ -188,27 +326,33 @@ static int64_t encode_doc(struct encoder *e)
 
 static void encode_docs(const struct job *j, struct docs *d, struct shard_writer *w, struct encode_counts *k)
 {
-    struct encoder e = { .docs = d, .stream = token_stream_new(j->o->tokenizer), .w = w };
-    struct hash *h = hash_new();
-    int64_t bytes;
+    struct encoder e = {
+        .job = j, .docs = d, .stream = token_stream_new(j->o->tokenizer), .hash = hash_new(), .w = w
+    };
+    int64_t bytes, seen = 0;
     progress_begin(&e.bar, 0, docs_input_bytes(d), j->o->log_seconds);
     e.bar.last_draw = e.bar.start; /* a short job says nothing on its way */
     while (docs_next(d, &bytes)) {
-        if (wanted(j, d, h)) {
+        if (wanted(&e, bytes, k)) {
+            int64_t before = e.utf8.replaced;
             k->docs++;
+            k->tokens += encode_doc(&e, &bytes) + 1;
             k->bytes += bytes;
-            k->tokens += encode_doc(&e) + 1;
-            if (w)
+            int64_t replaced = docs_replaced(d) + e.utf8.replaced - before;
+            k->replaced += replaced;
+            if (w) {
                 shard_end_doc(w, bytes);
-        } else
-            k->other++;
-        if ((k->docs + k->other) % 1024 == 0)
+                shard_add_replaced(w, replaced);
+            }
+        }
+        if (++seen % 1024 == 0)
             show_progress(&e);
     }
     progress_end(&e.bar);
     k->empty = docs_counts(d)->empty;
     k->bad = docs_counts(d)->bad;
-    hash_free(h);
+    hash_free(e.hash);
+    buf_free(&e.mended);
     token_ids_free(&e.ids);
     token_stream_free(e.stream);
 }
@@ -218,7 +362,12 @@ static void encode_docs(const struct job *j, struct docs *d, struct shard_writer
 static void start_job(struct job *j, const struct encode *o, const struct comm *c)
 {
     const struct tokenizer_info *t = tokenizer_info(o->tokenizer);
+    if (t->needs_utf8 && o->utf8 == UTF8_KEEP)
+        die_usage("tokenizer '%s' takes UTF-8 only: --utf8 reject or replace", t->name);
     *j = (struct job){ .o = o,
+                       .utf8 = o->utf8 != UTF8_AUTO ? o->utf8
+                               : t->needs_utf8      ? UTF8_REJECT
+                                                    : UTF8_KEEP,
                        .part = o->job * c->size + c->rank,
                        .parts = o->jobs * c->size,
                        .below = (uint64_t)ldexp(o->valid_share, 64),
@@ -231,7 +380,9 @@ static void start_job(struct job *j, const struct encode *o, const struct comm *
 static struct shard_writer *make_member(const struct job *j, struct encode_counts *k)
 {
     const struct encode *o = j->o;
-    struct docs *d = docs_open(j->files, j->n_files, &o->docs, j->part, j->parts);
+    struct docs_options options = o->docs;
+    options.mend = j->utf8 == UTF8_REPLACE;
+    struct docs *d = docs_open(j->files, j->n_files, &options, j->part, j->parts);
     struct shard_writer *w = o->dry_run ? NULL : shard_create(j->member, &j->info, o->level, o->force);
     k->made = 1;
     encode_docs(j, d, w, k);
@@ -256,6 +407,7 @@ void encode_run(const struct encode *o, char **inputs, int n, struct comm *c, st
         k->docs = j.info.n_docs;
         k->tokens = j.info.n_tokens;
         k->bytes = j.info.n_bytes;
+        k->replaced = j.info.n_replaced;
         k->kept = 1;
     } else
         w = make_member(&j, k);
@@ -271,7 +423,7 @@ void encode_run(const struct encode *o, char **inputs, int n, struct comm *c, st
     if (c->rank == 0 && o->whole && !o->dry_run)
         parts_write_index(o->output, j.parts, o->force);
     for (int i = 0; i < n; i++)
-        k->input += j.files[i].bytes;
+        k->input += j.files[i].is_stdin ? k->bytes : j.files[i].bytes;
     free(j.member);
     free(j.files);
 }

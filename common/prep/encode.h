@@ -5,6 +5,12 @@
  * into one member file. Nothing is shared, so an array of N jobs needs no messages, and what is there already
  * need not be made again: a member carries a fingerprint of inputs and options (`source`). The set becomes
  * valid when its index is written: by rank 0 of a job that makes all of it, or by parts_join() (parts.h).
+ *
+ * Members hold the documents in the order of the inputs. The documents of a set and their order depend on
+ * inputs and options only; the bytes of a member (but for its history) on these and on N*R too, not on which
+ * of them are jobs and which are ranks.
+ *
+ * The bytes of a document that are hashed, counted and encoded are those that the UTF-8 policy leaves.
  */
 #ifndef SSM_ENCODE_H
 #define SSM_ENCODE_H
@@ -14,15 +20,20 @@
 #include <stdint.h>
 
 #include "common/text/docs.h"
+#include "common/text/utf8.h"
 
 enum encode_take { ENCODE_ALL, ENCODE_TRAIN, ENCODE_VALID };
 
 struct comm;
+struct ids;
 struct tokenizer;
 struct encode {
     const char *output; /* folder of the set */
     const struct tokenizer *tokenizer;
-    struct docs_options docs;
+    struct docs_options docs; /* mend follows from utf8 */
+    enum utf8_policy utf8;    /* auto: reject when the tokenizer needs UTF-8, else keep */
+    bool unpack;              /* gzip and zstd */
+    const struct ids *take_ids, *drop_ids; /* only these, not these documents; NULL: no such list */
     enum encode_take take;
     double valid_share;   /* of the documents, when not all are taken */
     const char *settings; /* text of all options that decide what is in the members, n_settings bytes */
@@ -37,13 +48,15 @@ struct encode {
 struct encode_counts {           /* only int64_t: ranks add them up as an array */
     int64_t docs, tokens, bytes; /* in the members */
     int64_t empty, bad, other;   /* documents left out: without bytes, bad lines, the other share's */
+    int64_t dropped;             /* and those that the lists of ids leave out */
+    int64_t replaced;            /* U+FFFD put in for what was no UTF-8, in the members */
     int64_t kept, made;          /* members that were there already; that were not */
-    int64_t input;               /* bytes of all inputs */
+    int64_t input;               /* bytes of all inputs; of the standard input, of its documents */
 };
 
 /* Collective. Makes the members of this job, and the index when it makes the whole set. Dies when an input is
  * not the same on all ranks or would be overwritten, when something else is in the way and not `force`, and
- * when a whole set would have no document. k: of all ranks. */
+ * when a whole set would have no document; warns when one file is named twice. k: of all ranks. */
 void encode_run(const struct encode *e, char **inputs, int n, struct comm *c, struct encode_counts *k);
 
 #endif

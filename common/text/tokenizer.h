@@ -23,6 +23,7 @@ struct tokenizer_info {
     uint64_t hash; /* of all that decides ids: the same hash, the same ids for every text */
     int64_t vocab; /* ids are 0 .. vocab-1 */
     int64_t eod;   /* end of document */
+    bool needs_utf8; /* text to encode must be valid UTF-8 */
 };
 
 /* Growing array of ids. Zero-initialise; set n = 0 to use it again. */
