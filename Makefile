@@ -194,6 +194,7 @@ FUZZ := $(patsubst tests/fuzz/%.c,%,$(wildcard tests/fuzz/*.c))
 FUZZ_SRC := $(addprefix common/base/,err.c mem.c out.c json.c half.c attrs.c opt.c rng.c meter.c) \
         $(addprefix common/text/,docs.c view.c stream.c ungzip.c unzstd.c jsonl.c utf8.c) common/base/hash.c \
         $(addprefix common/io/,foreign.c safetensors.c torchzip.c pickle.c pickle_names.c pickle_walk.c archive.c) \
+        $(addprefix common/io/,idfile.c megatron.c) \
         $(addprefix common/model/,config.c param.c layer.c mamba2.c mamba1.c griffin.c attention.c mlp.c) \
         $(addprefix common/exchange/,keys.c family.c transformers.c ssm.c megatron.c)
 FUZZ_C = -std=c11 -D_POSIX_C_SOURCE=200809L -pthread -O1 -g -fno-omit-frame-pointer -fno-sanitize-recover=undefined \
