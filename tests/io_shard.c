@@ -269,6 +269,39 @@ static void test_damaged_shards(void **state)
     free(dir);
 }
 
+/* The same tokens and documents under another source, and the very chunks. */
+static void test_copied_shards(void **state)
+{
+    (void)state;
+    static const int64_t vocabs[] = { 50257, 70000 };
+    for (int v = 0; v < 2; v++) {
+        struct truth t = { 0 };
+        char *dir = make_shards("origin", vocabs[v], 700, 1500, &t), *to = at("copies");
+        uint64_t before = hash_of(dir);
+        set_prepare(to, true);
+        for (int i = 0; i < 3; i++) {
+            struct shard_info info;
+            char *a = path_join(dir, three[i]), *b = path_join(to, three[i]);
+            shard_copy(a, b, "another source", false, &info);
+            assert_string_equal(info.source, "another source");
+            free(a);
+            free(b);
+        }
+        shards_write_index(to, three, 3, false);
+        struct shards *s = shards_try_open(to);
+        assert_non_null(s);
+        assert_true(shards_hash(s) == before);
+        assert_true(read_shards(s, &t, 20, true));
+        for (int i = 0; i < 3; i++)
+            assert_int_equal(shards_try_verify(s, i), 0);
+        shards_close(s);
+        out_remove_tree(to);
+        free_truth(&t);
+        free(dir);
+        free(to);
+    }
+}
+
 /* More members than may be open at once. */
 static void test_many_shards(void **state)
 {
@@ -377,6 +410,7 @@ int main(int argc, char **argv)
         cmocka_unit_test(test_shard_hash),
         cmocka_unit_test(test_shards_that_do_not_fit),
         cmocka_unit_test(test_damaged_shards),
+        cmocka_unit_test(test_copied_shards),
         cmocka_unit_test(test_many_shards),
         cmocka_unit_test(test_plugin),
         cmocka_unit_test(test_threads),

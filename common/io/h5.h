@@ -105,5 +105,7 @@ struct h5_chunks *h5_try_chunks(struct h5 *f, const char *path, enum h5_type typ
     __attribute__((warn_unused_result));
 /* Chunk i, decoded; `out` holds a whole chunk (the last one is padded with zeros). */
 int h5_try_chunk(struct h5_chunks *c, int64_t i, void *out) __attribute__((warn_unused_result));
+/* Appends chunk i of `from` to a dataset of the same type and chunk as it is stored, neither decoded nor checked. */
+int h5_try_copy_chunk(struct h5_chunks *from, int64_t i, struct h5_chunks *to) __attribute__((warn_unused_result));
 
 #endif

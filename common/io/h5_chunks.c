@@ -145,11 +145,10 @@ struct h5_chunks *h5_try_chunks(struct h5 *f, const char *path, enum h5_type typ
     return c;
 }
 
-int h5_try_chunk(struct h5_chunks *c, int64_t i, void *out)
+/* Reads chunk i as it is stored into c->packed. `skipped`: the filters that it did not go through. */
+static int read_stored(struct h5_chunks *c, int64_t i, size_t *bytes, uint32_t *skipped)
 {
-    h5_enter();
     const char *file = c->f->name;
-    size_t whole = (size_t)c->chunk * h5_type_size(c->type);
     if (i < 0 || i > (c->n - 1) / c->chunk || c->n == 0)
         return err_set("'%s': '%s' has no chunk %lld", file, c->path, (long long)i);
     hsize_t at = (hsize_t)(i * c->chunk), size = 0;
@@ -158,17 +157,45 @@ int h5_try_chunk(struct h5_chunks *c, int64_t i, void *out)
     if (size == 0 || size > c->packed_cap)
         return err_set("'%s': '%s': chunk %lld has %llu bytes", file, c->path, (long long)i,
                        (unsigned long long)size);
-    uint32_t skipped = 0;
-    if (H5Dread_chunk(c->id, H5P_DEFAULT, &at, &skipped, c->packed) < 0)
+    *skipped = 0;
+    if (H5Dread_chunk(c->id, H5P_DEFAULT, &at, skipped, c->packed) < 0)
         return h5_refuse(c->f, c->path);
+    *bytes = (size_t)size;
+    return 0;
+}
+
+int h5_try_copy_chunk(struct h5_chunks *from, int64_t i, struct h5_chunks *to)
+{
+    h5_enter();
+    size_t bytes;
+    uint32_t skipped;
+    if (from->type != to->type || from->chunk != to->chunk || to->n % to->chunk != 0)
+        bug("'%s' of '%s' does not take chunks of '%s'", to->path, to->f->name, from->f->name);
+    if (read_stored(from, i, &bytes, &skipped) < 0)
+        return -1;
+    int64_t left = from->n - i * from->chunk;
+    hsize_t at = (hsize_t)to->n, extent = (hsize_t)(to->n + (left < to->chunk ? left : to->chunk));
+    h5_must(to->f, to->path, H5Dset_extent(to->id, &extent));
+    h5_must(to->f, to->path, H5Dwrite_chunk(to->id, H5P_DEFAULT, skipped, &at, bytes, from->packed));
+    to->n = (int64_t)extent;
+    return 0;
+}
+
+int h5_try_chunk(struct h5_chunks *c, int64_t i, void *out)
+{
+    h5_enter();
+    const char *file = c->f->name;
+    size_t whole = (size_t)c->chunk * h5_type_size(c->type), size;
+    uint32_t skipped;
+    if (read_stored(c, i, &size, &skipped) < 0)
+        return -1;
     if (skipped) { /* another writer's: this chunk went in as it was */
         if (size != whole)
-            return err_set("'%s': '%s': chunk %lld has %llu bytes", file, c->path, (long long)i,
-                           (unsigned long long)size);
+            return err_set("'%s': '%s': chunk %lld has %zu bytes", file, c->path, (long long)i, size);
         memcpy(out, c->packed, whole);
         return 0;
     }
-    size_t got = ZSTD_decompressDCtx(c->dctx, out, whole, c->packed, (size_t)size);
+    size_t got = ZSTD_decompressDCtx(c->dctx, out, whole, c->packed, size);
     if (ZSTD_isError(got))
         return err_set("'%s': '%s': chunk %lld: zstd: %s", file, c->path, (long long)i,
                        ZSTD_getErrorName(got));

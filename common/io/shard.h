@@ -46,6 +46,11 @@ void shard_add_replaced(struct shard_writer *w, int64_t n);
 void shard_commit(struct shard_writer *w, struct shard_info *info);
 void shard_abort(struct shard_writer *w);
 
+/* Makes the shard file `to` of what the shard file `from` holds, with another `source`: the same tokens (their chunks
+ * go over as they are stored), documents, counts and content hash. `from` is checked as it is when a set is
+ * opened, no deeper. Dies on failure. */
+void shard_copy(const char *from, const char *to, const char *source, bool force, struct shard_info *info);
+
 /* What one finished member file says of itself, index or not (is it there already, and made from the same?).
  * 0, or -1 with err_last(). */
 int shard_try_info(const char *path, struct shard_info *info) __attribute__((warn_unused_result));

@@ -100,7 +100,7 @@ static void release_writer(struct shard_writer *w)
     free(w);
 }
 
-static void put_ends(struct shard_writer *w)
+static void put_ends(struct shard_writer *w, char content[17])
 {
     int64_t n = w->info.n_docs;
     uint64_t hash = 0;
@@ -111,9 +111,17 @@ static void put_ends(struct shard_writer *w)
         hash = shard_mix(hash, w->ends + i, (size_t)k * sizeof *w->ends);
     }
     h5_end_data(d);
-    char content[17];
     set_format_hash(shard_content_hash(w->hash, hash), content);
-    h5_put_str(w->file, "/", "content", content);
+}
+
+/* All that a shard file says of itself. */
+static void put_words(struct h5 *file, const struct shard_info *info, const char *content)
+{
+    h5_put_str(file, "/", "content", content);
+    h5_put_str(file, "/", "kind", SHARD_KIND_FILE);
+    h5_put_int(file, "/", "format", SHARD_FORMAT);
+    shard_put_info(file, info);
+    h5_put_str(file, "/", "history", meter_history());
 }
 
 void shard_commit(struct shard_writer *w, struct shard_info *info)
@@ -122,11 +130,9 @@ void shard_commit(struct shard_writer *w, struct shard_info *info)
         bug("shard '%s' ends inside a document", out_temp(w->out));
     flush_chunk(w);
     h5_end_chunks(w->tokens);
-    put_ends(w);
-    h5_put_str(w->file, "/", "kind", SHARD_KIND_FILE);
-    h5_put_int(w->file, "/", "format", SHARD_FORMAT);
-    shard_put_info(w->file, &w->info);
-    h5_put_str(w->file, "/", "history", meter_history());
+    char content[17];
+    put_ends(w, content);
+    put_words(w->file, &w->info, content);
     h5_finish(w->file);
     out_commit(w->out);
     if (info)
@@ -140,6 +146,46 @@ void shard_abort(struct shard_writer *w)
     h5_drop(w->file);
     out_abort(w->out);
     release_writer(w);
+}
+
+/* ---- the same again, for another set ---- */
+
+static void copy_ends(struct shard_member *m, int64_t n, struct h5 *file)
+{
+    uint64_t *block = xmalloc(SHARD_ENDS_BLOCK * sizeof *block);
+    struct h5_data *d = h5_make_data(file, "/doc_end", H5_U64, 1, &n);
+    for (int64_t i = 0; i < n; i += SHARD_ENDS_BLOCK) {
+        int64_t k = min64(n - i, SHARD_ENDS_BLOCK);
+        if (h5_try_pread(m->file, m->ends_at + i * 8, block, (size_t)k * sizeof *block) < 0)
+            die("%s", err_last());
+        h5_write(d, &i, &k, block);
+    }
+    h5_end_data(d);
+    free(block);
+}
+
+void shard_copy(const char *from, const char *to, const char *source, bool force, struct shard_info *info)
+{
+    struct shard_member m;
+    struct shard_part p;
+    char content[17];
+    if (shard_open_member(from, &m, info, &p) < 0)
+        die("%s", err_last());
+    snprintf(info->source, sizeof info->source, "%s", source);
+    set_format_hash(p.content, content);
+    struct out *out = out_open(to, force);
+    struct h5 *file = h5_create(out_temp(out), to);
+    struct h5_chunks *tokens =
+        h5_make_chunks(file, "/tokens", shard_token_type(info->vocab), SHARD_CHUNK, 1); /* nothing is compressed */
+    for (int64_t i = 0; i * SHARD_CHUNK < info->n_tokens; i++)
+        if (h5_try_copy_chunk(m.tokens, i, tokens) < 0)
+            die("%s", err_last());
+    h5_end_chunks(tokens);
+    copy_ends(&m, info->n_docs, file);
+    put_words(file, info, content);
+    h5_finish(file);
+    out_commit(out);
+    shard_close_member(&m);
 }
 
 /* ---- the index ---- */
