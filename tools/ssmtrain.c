@@ -20,6 +20,7 @@
 #include "common/io/rundir.h"
 #include "common/io/shard.h"
 #include "common/model/net.h"
+#include "common/prep/blend.h"
 #include "common/train/loader.h"
 #include "common/train/metrics.h"
 #include "common/train/order.h"
@@ -27,7 +28,7 @@
 #include "common/train/trainer.h"
 
 static struct {
-    const char *config, *model, *run;
+    const char *config, *model, *run, *blend;
     int64_t steps, batch, micro, seq_len, warmup, seed, save_every, keep, log_every, threads, stop_at;
     double lr, min_lr, beta1, beta2, eps, decay, clip, save_minutes;
     int schedule, order, recompute;
@@ -38,6 +39,7 @@ static struct {
 static struct opt options[] = {
     OPT_STR('o', "run", "DIR", &o.run, "run directory; goes on from its newest checkpoint"),
     OPT_STR(0, "model", "NAME|FILE", &o.model, "preset name, or file of 'name = value'"),
+    OPT_STR(0, "blend", "FILE", &o.blend, "the sets and their weights, in place of DATA"),
     OPT_INT(0, "steps", "N", &o.steps, 1, 1e12, "optimizer steps of the whole run"),
     OPT_INT(0, "batch", "N", &o.batch, 1, 1 << 24, "sequences of a step, all ranks together"),
     OPT_INT(0, "micro-batch", "N", &o.micro, 0, 1 << 20, "sequences a rank computes at a time; 0: all its own"),
@@ -68,50 +70,81 @@ static struct opt options[] = {
 
 struct data {
     int n;
-    char **dirs;
+    struct blend blend;
+    const char **dirs;      /* they belong to the blend */
     struct order_set *sets;
     struct buf hashes;      /* "dir-independent" identity of the sets and their weights */
     struct shard_info info;  /* of the first; the others have the same tokenizer */
 };
 
-/* Operands "DIR" or "DIR@WEIGHT". */
+/* An operand "DIR" or "DIR@WEIGHT". */
+static void add_operand(struct blend *b, const char *arg)
+{
+    const char *at = path_is_dir(arg) ? NULL : strrchr(arg, '@'); /* a folder's name may hold one */
+    double weight = 1;
+    if (at && (parse_real(at + 1, &weight) < 0 || !(weight > 0)))
+        die_usage("'%s' is not a weight above 0 in '%s'", at + 1, arg);
+    char *dir = at ? xasprintf("%.*s", (int)(at - arg), arg) : xstrdup(arg);
+    blend_add(b, dir, weight);
+    free(dir);
+}
+
 static struct data open_data(int n, char **args)
 {
-    struct data d = { .n = n };
-    d.dirs = xcalloc((size_t)n, sizeof *d.dirs);
-    d.sets = xcalloc((size_t)n, sizeof *d.sets);
-    for (int i = 0; i < n; i++) {
-        char *at = path_is_dir(args[i]) ? NULL : strrchr(args[i], '@'); /* a folder's name may hold one */
-        d.sets[i].weight = 1;
-        if (at && (parse_real(at + 1, &d.sets[i].weight) < 0 || !(d.sets[i].weight > 0)))
-            die_usage("'%s' is not a weight above 0 in '%s'", at + 1, args[i]);
-        d.dirs[i] = at ? xasprintf("%.*s", (int)(at - args[i]), args[i]) : xstrdup(args[i]);
-        struct shards *s = shards_try_open(d.dirs[i]);
-        if (!s)
-            die("%s", err_last());
-        const struct shard_info *info = shards_info(s);
-        if (i && (info->vocab != d.info.vocab || info->eod != d.info.eod ||
-                  info->tokenizer_hash != d.info.tokenizer_hash))
-            die("'%s' was made by tokenizer '%s' (%016llx), '%s' by '%s' (%016llx)", d.dirs[0], d.info.tokenizer,
-                (unsigned long long)d.info.tokenizer_hash, d.dirs[i], info->tokenizer,
-                (unsigned long long)info->tokenizer_hash);
-        d.info = *info;
-        d.sets[i].tokens = info->n_tokens;
-        if (info->n_tokens < 1)
-            die("'%s' has no tokens", d.dirs[i]);
-        buf_addf(&d.hashes, "%s%016llx@%.17g", i ? " " : "", (unsigned long long)shards_hash(s), d.sets[i].weight);
-        shards_close(s);
+    struct data d = { 0 };
+    if (o.blend && n)
+        die_usage("the data come from '%s' of 'blend': '%s' is too much", o.blend, args[0]);
+    if (o.blend && blend_try_read(&d.blend, o.blend) < 0)
+        die_usage("%s", err_last());
+    for (int i = 0; i < n; i++)
+        add_operand(&d.blend, args[i]);
+    if (blend_try_open(&d.blend) < 0)
+        die("%s", err_last());
+    d.n = (int)d.blend.n;
+    d.dirs = xcalloc((size_t)d.n, sizeof *d.dirs);
+    d.sets = xcalloc((size_t)d.n, sizeof *d.sets);
+    for (int i = 0; i < d.n; i++) {
+        const struct blend_set *s = &d.blend.set[i];
+        d.dirs[i] = s->path;
+        d.sets[i] = (struct order_set){ .tokens = s->info.n_tokens, .weight = s->weight };
+        d.info = s->info;
+        buf_addf(&d.hashes, "%s%016llx@%.17g", i ? " " : "", (unsigned long long)s->hash, s->weight);
     }
     return d;
 }
 
 static void free_data(struct data *d)
 {
-    for (int i = 0; i < d->n; i++)
-        free(d->dirs[i]);
     free(d->dirs);
     free(d->sets);
+    blend_free(&d->blend);
     buf_free(&d->hashes);
+}
+
+/* What the run takes of each set: lines of the plan, or notes. */
+static void tell_data(const struct data *d, const struct order *order, bool plan)
+{
+    if (plan)
+        printf("# data\ttokens\tweight\tshare\tepochs\n");
+    for (int i = 0; i < d->n; i++) {
+        double epochs = order_epochs(order, i, o.steps * o.batch);
+        if (plan)
+            printf("%s\t%lld\t%g\t%.6f\t%.4f\n", d->dirs[i], (long long)d->sets[i].tokens, d->sets[i].weight,
+                   order->set[i].share, epochs);
+        else
+            note(1, "data '%s': %lld tokens, weight %g, %.4f of the samples, %.4f epochs", d->dirs[i],
+                 (long long)d->sets[i].tokens, d->sets[i].weight, order->set[i].share, epochs);
+    }
+}
+
+static void plan_data(const struct data *d)
+{
+    struct order order;
+    if (!d->n)
+        return;
+    order_init(&order, (uint64_t)o.seed, (enum order_mode)o.order, o.seq_len, o.batch, d->sets, d->n);
+    tell_data(d, &order, true);
+    order_free(&order);
 }
 
 /* The model learns the tokens of the data, and remembers whose they are. */
@@ -385,19 +418,21 @@ static int run(int n_args, char **args)
     if (config_try_load(&c, o.model) < 0)
         die_usage("%s", err_last());
     struct data data = open_data(n_args, args);
-    if (n_args == 0 && c.vocab == 0)
+    if (data.n == 0 && c.vocab == 0)
         die_usage("no data, and model '%s' has no 'vocab' of its own", o.model);
     adopt_tokenizer(&c, &data.info);
     check_sizes(&c);
     int threads = threads_set((int)o.threads, comm_local_size());
     const struct backend *be = backend_cpu();
     if (o.dry) {
-        if (comm->rank == 0)
+        if (comm->rank == 0) {
             print_plan(&c, be, rows, comm->size);
+            plan_data(&data);
+        }
         free_data(&data);
         return EXIT_DONE;
     }
-    if (n_args == 0)
+    if (data.n == 0)
         die_usage("no data: usage: ssmtrain [options] -o RUN DATA...");
 
     struct run r = { .comm = comm, .data = &data, .saved_step = -1, .saved_at = now_seconds() };
@@ -438,7 +473,8 @@ static int run(int n_args, char **args)
         if (o.order == ORDER_STREAM && r.t->samples % o.batch)
             die_usage("--order stream: %lld samples are done, not a multiple of 'batch' %lld", (long long)r.t->samples,
                       (long long)o.batch);
-        struct loader *loader = loader_create(&order, (const char *const *)data.dirs, to.first_row, rows, o.batch,
+        tell_data(&data, &order, false);
+        struct loader *loader = loader_create(&order, data.dirs, to.first_row, rows, o.batch,
                                               r.t->samples);
         code = train(&r, loader);
         loader_free(loader);

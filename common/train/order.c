@@ -129,3 +129,8 @@ struct sample order_at(const struct order *o, int64_t n, int64_t row)
 {
     return o->mode == ORDER_STREAM ? streamed(o, n / o->rows, row) : shuffled(o, n + row);
 }
+
+double order_epochs(const struct order *o, int set, int64_t n)
+{
+    return (double)n * o->set[set].share / (double)o->set[set].windows;
+}

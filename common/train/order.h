@@ -52,6 +52,8 @@ struct sample {
 void order_init(struct order *o, uint64_t seed, enum order_mode mode, int64_t seq_len, int64_t rows,
                 const struct order_set *sets, int n);
 void order_free(struct order *o);
+/* How often n samples of all sets go through this one. */
+double order_epochs(const struct order *o, int set, int64_t n);
 /* n: samples taken before this step (a multiple of rows in stream mode); row: of the step. */
 struct sample order_at(const struct order *o, int64_t n, int64_t row);
 
