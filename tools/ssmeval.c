@@ -80,7 +80,7 @@ static int run_ppl(int n_args, char **args)
         tokens += s.tokens;
         if (comm->rank == 0)
             printf("%s\t%lld\t%lld\t%lld\t%.6f\t%.6f\t%.6f\t%.6f\n", args[i], (long long)s.tokens, (long long)s.docs,
-                   (long long)s.bytes, nats, exp(nats), nats / log(2), s.nats / log(2) / (double)s.bytes);
+                   (long long)s.bytes, nats, exp(nats), nats / log(2), s.bytes ? s.nats / log(2) / (double)s.bytes : NAN);
         if (!isfinite(s.nats))
             die("'%s': the score is not finite (%g)", args[i], s.nats);
     }

@@ -1,24 +1,30 @@
 /* tokshard.c - text to token shards, and a look at them
  * SPDX-License-Identifier: MIT
  *
- * Option tables, checks, calls, last words: the work is done by common/prep (documents to a set of shards)
- * and common/io (the set).
+ * Option tables, checks, calls, last words: the work is done by common/prep (documents to a set of shards, sets
+ * to and from other programs' files) and common/io (the set).
  */
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
 #include "common/base/err.h"
+#include "common/base/hash.h"
 #include "common/base/mem.h"
 #include "common/base/meter.h"
 #include "common/base/opt.h"
+#include "common/base/out.h"
 #include "common/dist/comm.h"
 #include "common/io/set.h"
 #include "common/io/shard.h"
+#include "common/prep/blend.h"
+#include "common/prep/convert.h"
 #include "common/prep/encode.h"
 #include "common/prep/inputs.h"
 #include "common/prep/inspect.h"
+#include "common/prep/merge.h"
 #include "common/prep/parts.h"
+#include "common/prep/stats.h"
 #include "common/text/ids.h"
 #include "common/text/tokenizer.h"
 
@@ -64,8 +70,8 @@ static struct opt encode_opts[] = {
 
 static struct {
     bool index_force, ids;
-    int64_t doc;
-    const char *sep;
+    int64_t doc, budget;
+    const char *sep, *blend;
 } show = { .doc = -1 };
 
 static struct opt index_opts[] = { OPT_FLAG('f', "force", &show.index_force, "replace the index"), OPT_END };
@@ -73,6 +79,11 @@ static struct opt cat_opts[] = {
     OPT_INT(0, "doc", "I", &show.doc, -1, OPT_MAX_INT, "only document I, from 0; -1: all"),
     OPT_FLAG(0, "ids", &show.ids, "token ids instead of text, one document a line"),
     OPT_STR(0, "sep", "STR", &show.sep, "write STR after each document; C escapes"), OPT_END
+};
+static struct opt stat_opts[] = {
+    OPT_STR(0, "blend", "FILE", &show.blend, "the sets of a blend file instead: tokens, weight, epochs of each"),
+    OPT_INT(0, "budget", "N", &show.budget, 0, 1e18, "--blend: epochs of a run of N tokens; 0: of as many as there are"),
+    OPT_END
 };
 static struct opt no_opts[] = { OPT_END };
 
@@ -252,19 +263,66 @@ static void cat_set(const char *dir)
     shards_close(s);
 }
 
+/* What is there for no bytes of text, as in sets that were imported, is not a number. */
+static void print_ratio(const char *name, const char *format, double x, double y)
+{
+    printf("%s\t", name);
+    printf(y > 0 ? format : "nan", x / y);
+    putchar('\n');
+}
+
+static void print_stats(const struct stats *st, const struct shard_info *i)
+{
+    printf("length_min\t%lld\nlength_median\t%lld\nlength_p90\t%lld\nlength_p99\t%lld\nlength_max\t%lld\n",
+           (long long)st->min, (long long)st->median, (long long)st->p90, (long long)st->p99, (long long)st->max);
+    printf("ids_seen\t%lld\ntop_id\t%lld\n", (long long)st->ids_seen, (long long)st->top_id);
+    print_ratio("top_id_share", "%.6f", (double)st->top_count, (double)i->n_tokens);
+    int first = 0, last = STATS_BINS - 1;
+    while (first < STATS_BINS && !st->bin[first])
+        first++;
+    while (last >= 0 && !st->bin[last])
+        last--;
+    for (int k = first; k <= last; k++)
+        printf("documents_from_%lld\t%lld\n", 1LL << k, (long long)st->bin[k]);
+}
+
 static void stat_set(const char *dir)
 {
     struct shards *s = open_set(dir);
     const struct shard_info *i = shards_info(s);
-    double bits = inspect_entropy(s);
+    struct stats st;
+    stats_of(s, &st);
     double tokens = (double)i->n_tokens, bytes = (double)i->n_bytes;
     printf("documents\t%lld\ntokens\t%lld\nbytes\t%lld\n", (long long)i->n_docs, (long long)i->n_tokens,
            (long long)i->n_bytes);
-    printf("tokens_per_byte\t%.6g\nmembers\t%d\ntokenizer\t%s\nvocab\t%lld\nreplaced\t%lld\n", tokens / bytes,
-           shards_count(s), i->tokenizer, (long long)i->vocab, (long long)i->n_replaced);
-    printf("unigram_bits_per_token\t%.6f\nunigram_bits_per_byte\t%.6f\nhash\t%016llx\n", bits,
-           bits * tokens / bytes, (unsigned long long)shards_hash(s));
+    print_ratio("tokens_per_byte", "%.6g", tokens, bytes);
+    printf("members\t%d\ntokenizer\t%s\nvocab\t%lld\nreplaced\t%lld\n", shards_count(s), i->tokenizer,
+           (long long)i->vocab, (long long)i->n_replaced);
+    printf("unigram_bits_per_token\t%.6f\n", st.bits);
+    print_ratio("unigram_bits_per_byte", "%.6f", st.bits * tokens, bytes);
+    printf("hash\t%016llx\n", (unsigned long long)shards_hash(s));
+    print_stats(&st, i);
     shards_close(s);
+}
+
+static void stat_blend(const char *file)
+{
+    struct blend b = { 0 };
+    double weights = 0, budget = (double)show.budget;
+    if (blend_try_read(&b, file) < 0 || blend_try_open(&b) < 0)
+        die("%s", err_last());
+    for (size_t i = 0; i < b.n; i++) {
+        weights += b.set[i].weight;
+        budget += show.budget ? 0 : (double)b.set[i].info.n_tokens;
+    }
+    printf("# set\tdocuments\ttokens\tbytes\tweight\tshare\tepochs\n");
+    for (size_t i = 0; i < b.n; i++) {
+        const struct blend_set *x = &b.set[i];
+        printf("%s\t%lld\t%lld\t%lld\t%g\t%.6f\t%.4f\n", x->path, (long long)x->info.n_docs,
+               (long long)x->info.n_tokens, (long long)x->info.n_bytes, x->weight, x->weight / weights,
+               budget * x->weight / weights / (double)x->info.n_tokens);
+    }
+    blend_free(&b);
 }
 
 static int check_set(const char *dir)
@@ -304,8 +362,11 @@ static int cat_main(int n, char **args)
 
 static int stat_main(int n, char **args)
 {
-    (void)n;
-    if (err_rank() == 0)
+    if ((n == 1) == (show.blend != NULL) || (show.budget && !show.blend))
+        die_usage("one of DIR and '--blend FILE', and '--budget N' with the latter");
+    if (err_rank() == 0 && show.blend)
+        stat_blend(show.blend);
+    else if (err_rank() == 0)
         stat_set(args[0]);
     return comm_agree(comm_world(), EXIT_DONE);
 }
@@ -314,6 +375,159 @@ static int check_main(int n, char **args)
 {
     (void)n;
     return comm_agree(comm_world(), err_rank() == 0 ? check_set(args[0]) : EXIT_DONE);
+}
+
+/* ---- merge ---- */
+
+static struct {
+    const char *output;
+    bool force;
+} mg;
+
+static struct opt merge_opts[] = {
+    OPT_STR('o', "output", "DIR", &mg.output, "folder of the new set"),
+    OPT_FLAG('f', "force", &mg.force, "replace what is there"),
+    OPT_END
+};
+
+static int merge_main(int n, char **sets)
+{
+    struct merge_counts k;
+    if (!mg.output)
+        die_usage("where to? -o DIR is missing");
+    merge_sets(mg.output, sets, n, mg.force, comm_world(), &k);
+    note(1, "%lld documents, %lld tokens, %lld bytes in %lld files", (long long)k.docs, (long long)k.tokens,
+         (long long)k.bytes, (long long)(k.kept + k.made));
+    if (k.kept)
+        note(1, "%lld of %lld files were there already", (long long)k.kept, (long long)(k.kept + k.made));
+    return comm_agree(comm_world(), EXIT_DONE);
+}
+
+/* ---- import, export ---- */
+
+static struct {
+    const char *output, *tokenizer, *hash;
+    int format;
+    int64_t vocab, eod, part_tokens, level;
+    double log_seconds;
+    bool append_eod, sequences, force;
+} im = { .tokenizer = "bytes", .vocab = -1, .eod = -1, .level = 1, .log_seconds = 10 };
+
+static struct opt import_opts[] = {
+    OPT_STR('o', "output", "DIR", &im.output, "folder of the set"),
+    OPT_CHOICE(0, "format", &im.format, "auto|megatron|llmc", "auto: megatron where there is a FILE.idx"),
+    OPT_STR(0, "tokenizer", "NAME", &im.tokenizer, "whose ids they are; with --vocab any name"),
+    OPT_INT(0, "vocab", "N", &im.vocab, -1, 4294967295.0, "ids are below N; -1: the tokenizer says"),
+    OPT_INT(0, "eod", "ID", &im.eod, -1, 4294967294.0, "the end-of-document id; -1: the tokenizer says"),
+    OPT_STR(0, "tokenizer-hash", "HEX", &im.hash, "of the tokenizer, with --vocab; sets to be mixed have the same"),
+    OPT_FLAG(0, "append-eod", &im.append_eod, "megatron: end documents that lack it with the end token"),
+    OPT_FLAG(0, "sequences", &im.sequences, "megatron: each sequence is a document"),
+    OPT_INT(0, "part-tokens", "N", &im.part_tokens, 0, 1e18, "tokens of a file of the set; 0: 1 Gi at most"),
+    OPT_INT(0, "level", "N", &im.level, 1, 19, "zstd level"),
+    OPT_REAL(0, "log-every", "SECONDS", &im.log_seconds, 0, 1e9, "time between progress lines in a log"),
+    OPT_FLAG('f', "force", &im.force, "replace what is there"),
+    OPT_END
+};
+
+static struct {
+    const char *prefix;
+    int format, type;
+    int64_t file_tokens;
+    bool drop_eod, force;
+} ex = { .file_tokens = INT32_MAX };
+
+static struct opt export_opts[] = {
+    OPT_STR('o', "output", "PREFIX", &ex.prefix, "PREFIX.bin and PREFIX.idx, or PREFIX_000000.bin and so on"),
+    OPT_CHOICE(0, "format", &ex.format, "megatron|llmc", "whose files"),
+    OPT_CHOICE(0, "dtype", &ex.type, "auto|u8|i8|i16|i32|i64|u16|u32", "type of the ids; auto: as those programs choose"),
+    OPT_FLAG(0, "drop-eod", &ex.drop_eod, "megatron: documents without their end token"),
+    OPT_INT(0, "file-tokens", "N", &ex.file_tokens, 1, INT32_MAX, "llmc: tokens of a file at most"),
+    OPT_FLAG('f', "force", &ex.force, "replace what is there"),
+    OPT_END
+};
+
+/* Whose ids: one of our tokenizers (returned, and to be freed), or the numbers that the options give (NULL). */
+static struct tokenizer *imported_tokenizer(struct shard_info *info)
+{
+    struct tokenizer *t = NULL;
+    if ((im.vocab < 0) != (im.eod < 0) || (im.hash && im.vocab < 0))
+        die_usage("'--vocab N' and '--eod ID' need each other, and --tokenizer-hash both");
+    if (im.vocab < 0) {
+        if (!(t = tokenizer_try_open(im.tokenizer)))
+            die_usage("%s; '--vocab N --eod ID' describe a foreign one", err_last());
+        const struct tokenizer_info *ti = tokenizer_info(t);
+        *info = (struct shard_info){ .tokenizer_hash = ti->hash, .vocab = ti->vocab, .eod = ti->eod };
+        memcpy(info->tokenizer, ti->name, sizeof ti->name);
+        return t;
+    }
+    *info = (struct shard_info){ .vocab = im.vocab, .eod = im.eod };
+    if (im.eod >= im.vocab)
+        die_usage("'%lld' of 'eod' is not below '%lld' of 'vocab'", (long long)im.eod, (long long)im.vocab);
+    if (!*im.tokenizer ||
+        (size_t)snprintf(info->tokenizer, sizeof info->tokenizer, "%s", im.tokenizer) >= sizeof info->tokenizer)
+        die_usage("'%s' of 'tokenizer' is not a name of 1 to %zu bytes", im.tokenizer, sizeof info->tokenizer - 1);
+    struct buf b = { 0 };
+    buf_addf(&b, "%s %lld %lld", im.tokenizer, (long long)im.vocab, (long long)im.eod);
+    info->tokenizer_hash = hash_bytes(b.data, b.len);
+    if (im.hash && set_try_parse_hash(im.hash, &info->tokenizer_hash) < 0)
+        die_usage("%s", err_last());
+    buf_free(&b);
+    return NULL;
+}
+
+static int import_main(int n, char **inputs)
+{
+    double start = now_seconds();
+    struct convert_import o = { .output = im.output,
+                                .format = (enum convert_format)im.format,
+                                .append_eod = im.append_eod,
+                                .sequences = im.sequences,
+                                .part_tokens = im.part_tokens,
+                                .level = (int)im.level,
+                                .log_seconds = im.log_seconds,
+                                .force = im.force };
+    struct convert_counts k;
+    if (!im.output)
+        die_usage("where to? -o DIR is missing");
+    struct tokenizer *t = imported_tokenizer(&o.info);
+    o.tokenizer = t;
+    convert_import(&o, inputs, n, comm_world(), &k);
+    note(1, "%lld documents, %lld tokens, %lld bytes; %lld without tokens skipped, %lld end tokens added",
+         (long long)k.docs, (long long)k.tokens, (long long)k.bytes, (long long)k.empty, (long long)k.added);
+    if (k.kept)
+        note(1, "%lld of %lld files were there already", (long long)k.kept, (long long)(k.kept + k.made));
+    char rate[64];
+    snprintf(rate, sizeof rate, "%.1f Mtok/s", 1e-6 * (double)k.tokens / (now_seconds() - start + 1e-9));
+    meter_last_words(k.kept ? NULL : rate);
+    tokenizer_free(t);
+    return comm_agree(comm_world(), EXIT_DONE);
+}
+
+static void export_set(const char *dir)
+{
+    static const enum id_type types[] = { 0, ID_U8, ID_I8, ID_I16, ID_I32, ID_I64, ID_U16, ID_U32 };
+    const struct convert_export o = { .prefix = ex.prefix,
+                                      .format = ex.format ? CONVERT_LLMC : CONVERT_MEGATRON,
+                                      .type = types[ex.type],
+                                      .drop_eod = ex.drop_eod,
+                                      .file_tokens = ex.file_tokens,
+                                      .force = ex.force };
+    if (!ex.prefix || !*path_base(ex.prefix))
+        die_usage("where to? -o PREFIX is missing");
+    if (ex.drop_eod && ex.format)
+        die_usage("--drop-eod is for megatron: in files of llm.c nothing else divides documents");
+    struct shards *s = open_set(dir);
+    int64_t tokens = convert_export(s, &o);
+    note(1, "%lld documents, %lld tokens", (long long)shards_info(s)->n_docs, (long long)tokens);
+    shards_close(s);
+}
+
+static int export_main(int n, char **args)
+{
+    (void)n;
+    if (err_rank() == 0)
+        export_set(args[0]);
+    return comm_agree(comm_world(), EXIT_DONE);
 }
 
 static const struct command commands[] = {
@@ -325,8 +539,14 @@ static const struct command commands[] = {
       1, 1, cat_main },
     { "tokshard check", "DIR", "Verify every byte of a set; one line a problem.", no_opts, NULL, 1, 1,
       check_main },
-    { "tokshard stat", "DIR", "Count a set and its unigram entropy, as TSV.", no_opts, NULL, 1, 1,
-      stat_main },
+    { "tokshard stat", "DIR | --blend FILE", "Figures of a set, or of a blend of sets, as TSV.", stat_opts, NULL,
+      0, 1, stat_main },
+    { "tokshard merge", "[options] -o DIR SET...", "Make one set from several, documents in order.", merge_opts,
+      NULL, 1, -1, merge_main },
+    { "tokshard import", "[options] -o DIR FILE...",
+      "Turn token files of Megatron-LM or llm.c into a set of shards.", import_opts, NULL, 1, -1, import_main },
+    { "tokshard export", "[options] -o PREFIX DIR", "Write a set as token files of Megatron-LM or llm.c.",
+      export_opts, NULL, 1, 1, export_main },
     { NULL, NULL, NULL, NULL, NULL, 0, 0, NULL }
 };
 
@@ -334,5 +554,5 @@ int main(int argc, char **argv)
 {
     err_init("tokshard");
     comm_init(&argc, &argv);
-    command_dispatch("tokshard", "Text to token shards, and a look at them.", commands, argc, argv);
+    command_dispatch("tokshard", "Text and token files to token shards and back, and a look at them.", commands, argc, argv);
 }

@@ -158,12 +158,8 @@ static void fingerprint(struct job *j)
 static void look_at_member(struct job *j)
 {
     struct shard_info old;
-    if (j->o->force || !path_exists(j->member))
+    if (!parts_is_there(j->member, &j->info, j->o->force, &old))
         return;
-    if (shard_try_info(j->member, &old) < 0)
-        die("'%s' exists and is not a shard (%s); --force replaces it", j->member, err_last());
-    if (strcmp(old.source, j->info.source) != 0 || old.tokenizer_hash != j->info.tokenizer_hash)
-        die("'%s' exists, made from other inputs or options; --force replaces it", j->member);
     for (int i = 0; i < j->n_files; i++)
         if (j->files[i].is_stdin)
             die("'%s' exists, made from a standard input; --force replaces it", j->member);

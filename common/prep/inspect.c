@@ -1,9 +1,8 @@
-/* inspect.c - a look at a set of token shards: its documents as text or ids, its unigram entropy
+/* inspect.c - a look at a set of token shards: its documents, as text or ids
  * SPDX-License-Identifier: MIT
  */
 #include "inspect.h"
 
-#include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
 
@@ -45,8 +44,9 @@ struct printer {
 };
 
 /* A piece of one document; with `last` its end token too. */
-static void put_tokens(struct printer *p, const uint32_t *ids, size_t n, bool last)
+static void put_tokens(void *arg, const uint32_t *ids, size_t n, bool last)
 {
+    struct printer *p = arg;
     if (p->o->ids) {
         put_ids(ids, n, &p->fresh);
         if (last)
@@ -88,14 +88,12 @@ static struct tokenizer *tokenizer_of(const struct shards *s)
     return t;
 }
 
-void inspect_print(struct shards *s, const struct inspect_print *o)
+void inspect_walk(struct shards *s, int64_t doc, inspect_piece *f, void *arg)
 {
-    struct tokenizer *t = o->ids ? NULL : tokenizer_of(s);
-    struct printer p = { .o = o, .stream = t ? token_stream_new(t) : NULL, .fresh = true };
     uint32_t *ids = xmalloc(TOKEN_BLOCK * sizeof *ids);
     int64_t *ends = xmalloc(TOKEN_BLOCK * sizeof *ends);
     int64_t at, to;
-    range_of_doc(s, o->doc, &at, &to);
+    range_of_doc(s, doc, &at, &to);
     while (at < to) {
         int64_t n = block_of(to - at);
         int64_t n_ends = shards_try_doc_ends(s, at, n, ends, TOKEN_BLOCK);
@@ -103,37 +101,23 @@ void inspect_print(struct shards *s, const struct inspect_print *o)
             die("%s", err_last());
         int64_t from = at;
         for (int64_t i = 0; i < n_ends; i++) {
-            put_tokens(&p, ids + (from - at), (size_t)(ends[i] - from), true);
+            f(arg, ids + (from - at), (size_t)(ends[i] - from), true);
             from = ends[i];
         }
         if (from < at + n)
-            put_tokens(&p, ids + (from - at), (size_t)(at + n - from), false);
+            f(arg, ids + (from - at), (size_t)(at + n - from), false);
         at += n;
     }
     free(ids);
     free(ends);
+}
+
+void inspect_print(struct shards *s, const struct inspect_print *o)
+{
+    struct tokenizer *t = o->ids ? NULL : tokenizer_of(s);
+    struct printer p = { .o = o, .stream = t ? token_stream_new(t) : NULL, .fresh = true };
+    inspect_walk(s, o->doc, put_tokens, &p);
     buf_free(&p.text);
     token_stream_free(p.stream);
     tokenizer_free(t);
-}
-
-double inspect_entropy(struct shards *s)
-{
-    const struct shard_info *info = shards_info(s);
-    int64_t *seen = xcalloc((size_t)info->vocab, sizeof *seen);
-    uint32_t *ids = xmalloc(TOKEN_BLOCK * sizeof *ids);
-    for (int64_t at = 0, n; at < info->n_tokens; at += n) {
-        n = block_of(info->n_tokens - at);
-        if (shards_try_read(s, at, n, ids) < 0)
-            die("%s", err_last());
-        for (int64_t i = 0; i < n; i++)
-            seen[ids[i]]++;
-    }
-    double bits = 0, all = (double)info->n_tokens;
-    for (int64_t i = 0; i < info->vocab; i++)
-        if (seen[i])
-            bits -= (double)seen[i] / all * log2((double)seen[i] / all);
-    free(ids);
-    free(seen);
-    return bits;
 }

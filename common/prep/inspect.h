@@ -1,4 +1,4 @@
-/* inspect.h - a look at a set of token shards: its documents as text or ids, its unigram entropy
+/* inspect.h - a look at a set of token shards: its documents, as text or ids
  * SPDX-License-Identifier: MIT
  *
  * Not collective. These die: they serve tools, which have nothing else to do when a set cannot be read.
@@ -12,6 +12,11 @@
 
 struct shards;
 
+/* Hands over the documents of a set in order, in pieces of any size: n ids of one document, with `last` its end token
+ * too. doc: only this one, from 0; -1: all. */
+typedef void inspect_piece(void *arg, const uint32_t *ids, size_t n, bool last);
+void inspect_walk(struct shards *s, int64_t doc, inspect_piece *f, void *arg);
+
 struct inspect_print {
     int64_t doc;     /* only this one, from 0; -1: all */
     bool ids;        /* token ids, one document a line, instead of text */
@@ -20,8 +25,5 @@ struct inspect_print {
 };
 /* Writes documents to the standard output. */
 void inspect_print(struct shards *s, const struct inspect_print *o);
-
-/* Bits per token when every token is coded by its frequency in the set. */
-double inspect_entropy(struct shards *s);
 
 #endif

@@ -33,6 +33,17 @@ bool parts_parse(const char *name, int64_t *part, int64_t *parts)
     return yes;
 }
 
+bool parts_is_there(const char *path, const struct shard_info *want, bool force, struct shard_info *have)
+{
+    if (force || !path_exists(path))
+        return false;
+    if (shard_try_info(path, have) < 0)
+        die("'%s' exists and is not a shard (%s); --force replaces it", path, err_last());
+    if (strcmp(have->source, want->source) != 0 || have->tokenizer_hash != want->tokenizer_hash)
+        die("'%s' exists, made from other inputs or options; --force replaces it", path);
+    return true;
+}
+
 static char **all_names(int64_t parts)
 {
     char **names = xcalloc((size_t)parts, sizeof *names);

@@ -17,6 +17,11 @@ char *parts_name(int64_t part, int64_t parts);
 /* The other way: which of how many. False: that is no such name. */
 bool parts_parse(const char *name, int64_t *part, int64_t *parts);
 
+struct shard_info;
+/* Is the member at `path` there, made from the same (source, tokenizer) as `want` says, so that it need not be made
+ * again? *have gets what it says of itself. Dies when it is something else. With `force`: never. */
+bool parts_is_there(const char *path, const struct shard_info *want, bool force, struct shard_info *have);
+
 /* Writes the index over all `parts` members in `dir`. Dies when they do not fit together. */
 void parts_write_index(const char *dir, int64_t parts, bool force);
 /* The same for members that were made one by one: finds how many there are; dies when some are missing, when
