@@ -34,6 +34,49 @@ tokshard_kills() {
     done
     $mpi -n 2 "$SSM_BIN/tokshard" encode -q --split para --level 9 -o out text.txt && "$SSM_BIN/tokshard" cat out | cmp - whole.txt
 }
+# file_kills NAME MOST CHECK COMMAND...: kills COMMAND, which makes NAME (a set, or an .idx), within MOST seconds of its
+# start; what is there then must pass CHECK, and the same command goes on to a whole one.
+file_kills() {
+    name=$1 most=$2 check=$3 i=0
+    shift 3
+    while [ $i -lt "$kills" ]; do
+        start "$@"
+        pause $i "$most"
+        kill_job "$job"
+        if [ -e "$name" ]; then
+            $check || { echo "kill $i: not whole: $*"; return 1; }
+            rm -r "${name%/index.h5}"
+        fi
+        i=$((i + 1))
+    done
+    "$@" 2>/dev/null && $check
+}
+same_text() { "$SSM_BIN/tokshard" check -q "$1" && "$SSM_BIN/tokshard" cat "$1" | cmp - "$2"; }
+is_joined() { same_text joined whole.txt; }
+is_merged() { same_text merged twice.txt; }
+is_imported() { same_text imported whole.txt; }
+is_exported() { cmp ids.bin killed.bin && cmp ids.idx killed.idx; }
+other_kills() {
+    cat whole.txt whole.txt >twice.txt
+    for part in 1 2 3; do
+        "$SSM_BIN/tokshard" encode -q --split para --part $part/3 -o joined text.txt 2>/dev/null || return 1
+    done
+    file_index() { # the parts stay
+        i=0
+        while [ $i -lt "$kills" ]; do
+            start "$SSM_BIN/tokshard" index -q joined
+            pause $i 0.05
+            kill_job "$job"
+            [ ! -e joined/index.h5 ] || { is_joined && rm joined/index.h5; } || { echo "kill $i of index"; return 1; }
+            i=$((i + 1))
+        done
+        "$SSM_BIN/tokshard" index -q joined && is_joined
+    }
+    file_index && file_kills merged/index.h5 0.15 is_merged "$SSM_BIN/tokshard" merge -q -o merged whole joined &&
+        "$SSM_BIN/tokshard" export -q -o ids whole &&
+        file_kills imported/index.h5 0.5 is_imported "$SSM_BIN/tokshard" import -q --part-tokens 500k --level 5 -o imported ids &&
+        file_kills killed.idx 0.15 is_exported "$SSM_BIN/tokshard" export -q -f -o killed whole
+}
 train="--model ./tiny.conf --batch 4 --seq-len 64 --steps 400 --warmup 4 --lr 3e-3 --save-every 3 --keep 2"
 ssmtrain_kills() {
     i=0
@@ -113,11 +156,12 @@ ssmeval_kills() {
     find model whole -type f | sort | xargs cksum | cmp - before && "$SSM_BIN/ssmeval" ppl -q --limit 5000 model whole
 }
 ok "tokshard, $kills kills" tokshard_kills
+ok "tokshard index, merge, import, export, $kills kills each" other_kills
 ok "ssmtrain, $kills kills: the run ends with the bits of one that was left alone" ssmtrain_kills
 ok "ssmtrain, told to stop $kills times" ssmtrain_stops
 ok 'ssmtrain, one rank killed: the job ends, and goes on' one_rank_kills
 ok "ckmerge, $kills kills" ckmerge_kills
 ok "ssmeval, $kills kills: it changes nothing" ssmeval_kills
 ok 'no temporaries are left beside what is whole' '
-    left=$(find out run through ranks cut -name "*.tmp.*" 2>/dev/null); [ -z "$left" ] || { echo "$left"; false; }'
+    left=$(find out joined merged imported killed.* run through ranks cut -name "*.tmp.*" 2>/dev/null); [ -z "$left" ] || { echo "$left"; false; }'
 done_testing
