@@ -129,7 +129,7 @@ $(foreach i,$(ISA),$(eval $(call isa_rules,$(i))))
 
 $O/libssm.a: $(LIB_OBJ)
 	@rm -f $@
-	$Q$(AR) rcs $@ $^
+	$Q$(AR) qcs $@ $^
 
 $O/bin/%: $O/tools/%.o $O/libssm.a $O/ldflags
 	@mkdir -p $(@D)
