@@ -24,11 +24,11 @@ for name; do
     done <"$bin/$name.list"
     if "$bin/$name" -max_total_time="$seconds" -max_len=65536 -timeout=20 -rss_limit_mb=2048 \
         -malloc_limit_mb=1024 -artifact_prefix="$bin/$name.found-" "$corpus" "$seeds" >"$log" 2>&1; then
-        echo "$name: $n seeds, $(grep 'DONE  ' "$log" | tail -n 1)"
+        echo "$name: $n seeds, $(grep -a 'DONE  ' "$log" | tail -n 1)"
     else
         bad=1
         echo "$name: FAILED, see $log"
-        grep -E 'ERROR|SUMMARY|broken|Test unit written' "$log" || true
+        grep -aE 'ERROR|SUMMARY|broken|Test unit written' "$log" || true
     fi
 done
 exit $bad
