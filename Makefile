@@ -43,7 +43,7 @@ OBJCOPY := objcopy
 ARCH := $(shell uname -m)
 
 # ---- flags ----
-PKG := hdf5 libzstd zlib libxxhash jansson mpich
+PKG := hdf5 libzstd zlib libxxhash jansson libpcre2-8 libutf8proc mpich
 PKG_CFLAGS = $(shell pkg-config --cflags $(PKG) 2>/dev/null | sed 's/-I/-isystem /g')
 PKG_LIBS   = $(shell pkg-config --libs $(filter-out mpich,$(PKG)) 2>/dev/null) -lmpich
 WARN := -Wall -Wextra -Wpedantic -Wshadow -Wstrict-prototypes -Wmissing-prototypes -Wvla -Wpointer-arith \

@@ -18,8 +18,7 @@
  *                 word(w.text + at, w.end[i] - at);
  *
  * A piece may come in parts of any size, cut anywhere, even within a character: the words are the same as for the
- * whole. Time is linear in the text; memory is that of a part and of the longest word (of the piece, when
- * split_streams() is false). Parts of 16 KiB to 1 MiB are best. Text should be UTF-8; any other bytes are
+ * whole. Time is linear in the text; memory is that of the longest word. Parts of 16 KiB and more are best. Text should be UTF-8; any other bytes are
  * cut somehow, and nothing else happens.
  */
 #ifndef SSM_SPLIT_H
@@ -46,10 +45,8 @@ const char *split_name(const struct split *s);
 const char *split_unicode(void);
 /* The vocabulary is of bytes: the pre-tokenizer ends in ByteLevel, or a rank file has it. */
 bool split_on_bytes(const struct split *s);
-/* Words come before the piece ends. False for patterns that may look far back or ahead. */
-bool split_streams(const struct split *s);
 
-/* Words 0 .. n-1 (n > 0, at most a few thousand): word i is text[end[i-1]] .. text[end[i]-1], and word 0
+/* Words 0 .. n-1 (n > 0): word i is text[end[i-1]] .. text[end[i]-1], and word 0
  * begins at text[0]. No word is empty. Valid until the next call with this stream. */
 struct split_words {
     const unsigned char *text;
@@ -66,5 +63,7 @@ void split_put(struct split_stream *st, const void *text, size_t n, bool last);
 /* The next words that are certain. False: no more until the next split_put(), which begins another piece if this one
  * had its last part. */
 bool split_get(struct split_stream *st, struct split_words *w);
+/* Bytes that this stream has looked for words in, as often as it did: for tests of linear time. */
+size_t split_work(const struct split_stream *st);
 
 #endif

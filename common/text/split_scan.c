@@ -1,0 +1,380 @@
+/* split_scan.c - the known patterns, by hand
+ * SPDX-License-Identifier: MIT
+ *
+ * Each scanner is one regular expression whose alternatives are told apart by the class of a word's first one or two
+ * characters, so nothing is tried twice. A word is certain when the character behind it is there: no rule looks
+ * further, but for contractions and the runs that say so. All loops go forward; what is looked at beyond a word's end
+ * is looked at again at most twice.
+ */
+#include "split_private.h"
+
+#include <string.h>
+
+#include "common/base/err.h"
+
+#ifdef __SSE2__
+#include <emmintrin.h>
+#endif
+
+#define INLINE static inline __attribute__((always_inline))
+
+size_t split_whole_chars(const unsigned char *p, size_t n)
+{
+    size_t back = 0;
+    while (back < n && back < 3 && (p[n - 1 - back] & 0xc0) == 0x80)
+        back++;
+    if (back == n)
+        return n;
+    unsigned a = p[n - 1 - back];
+    size_t len = a >= 0xf0 ? 4 : a >= 0xe0 ? 3 : a >= 0xc0 ? 2 : 1;
+    return len > back + 1 ? n - 1 - back : n;
+}
+
+/* ASCII by class; the rest is decoded. */
+#define X C_OTHER
+#define S C_SPACE
+#define L C_LINE
+#define N C_NUMBER
+#define U C_UPPER
+#define W C_LOWER
+static const unsigned char ascii[128] = {
+    X, X, X, X, X, X, X, X, X, S, L, S, S, L, X, X, X, X, X, X, X, X, X, X, X, X, X, X, X, X, X, X,
+    S, X, X, X, X, X, X, X, X, X, X, X, X, X, X, X, N, N, N, N, N, N, N, N, N, N, X, X, X, X, X, X,
+    X, U, U, U, U, U, U, U, U, U, U, U, U, U, U, U, U, U, U, U, U, U, U, U, U, U, U, X, X, X, X, X,
+    X, W, W, W, W, W, W, W, W, W, W, W, W, W, W, W, W, W, W, W, W, W, W, W, W, W, W, X, X, X, X, X,
+};
+#undef X
+#undef S
+#undef L
+#undef N
+#undef U
+#undef W
+
+INLINE unsigned class_at(const unsigned char *p, size_t n, size_t i, size_t *len)
+{
+    if (p[i] < 0x80) {
+        *len = 1;
+        return ascii[p[i]];
+    }
+    return split_class[split_kind_of(split_decode(p + i, n - i, len))];
+}
+
+INLINE bool is_letter(unsigned c) { return c - 1 < 3; }
+INLINE bool is_space(unsigned c) { return c >= C_SPACE; }
+INLINE bool is_other(unsigned c) { return c == C_OTHER || c == C_MARK; }
+
+/* The end of a run of ASCII letters; `most` bytes of it may be looked at. */
+INLINE size_t ascii_letters(const unsigned char *p, size_t n, size_t i)
+{
+#ifdef __SSE2__
+    for (; i + 16 <= n; i += 16) {
+        __m128i c = _mm_or_si128(_mm_loadu_si128((const __m128i *)(const void *)(p + i)), _mm_set1_epi8(0x20));
+        /* 'a'..'z' moved to the lowest signed bytes */
+        __m128i low = _mm_add_epi8(c, _mm_set1_epi8((char)(128 - 'a')));
+        unsigned is = (unsigned)_mm_movemask_epi8(_mm_cmplt_epi8(low, _mm_set1_epi8(-128 + 26)));
+        if (is != 0xffff)
+            return i + (size_t)__builtin_ctz(~is);
+    }
+#endif
+    while (i < n && (unsigned)(p[i] | 0x20) - 'a' < 26)
+        i++;
+    return i;
+}
+
+INLINE size_t letters(const unsigned char *p, size_t n, size_t i)
+{
+    for (;;) {
+        i = ascii_letters(p, n, i);
+        if (i >= n || p[i] < 0x80)
+            return i;
+        size_t len;
+        while (i < n && p[i] >= 0x80) {
+            if (!is_letter(class_at(p, n, i, &len)))
+                return i;
+            i += len;
+        }
+    }
+}
+
+INLINE size_t numbers(const unsigned char *p, size_t n, size_t i, size_t most)
+{
+    for (size_t len; most > 0 && i < n && class_at(p, n, i, &len) == C_NUMBER; most--)
+        i += len;
+    return i;
+}
+
+INLINE size_t others(const unsigned char *p, size_t n, size_t i)
+{
+    for (size_t len; i < n && is_other(class_at(p, n, i, &len));)
+        i += len;
+    return i;
+}
+
+/* The end of a run of white space, where its last character begins, where its last line end ends (0: none). */
+INLINE size_t spaces(const unsigned char *p, size_t n, size_t i, size_t *last_char, size_t *line)
+{
+    *line = 0;
+    *last_char = i;
+    for (size_t len; i < n; i += len) {
+        unsigned c = class_at(p, n, i, &len);
+        if (!is_space(c))
+            break;
+        *last_char = i;
+        if (c == C_LINE)
+            *line = i + len;
+    }
+    return i;
+}
+
+enum { NEED = -1 };
+/* The length of 's 't 're 've 'm 'll 'd at p, which begins with an apostrophe; 0, or NEED more text. (?i:s) is also
+ * the long s, U+017F. */
+INLINE int contraction(const unsigned char *p, size_t n, bool last, bool any_case)
+{
+    if (n < 2)
+        return last ? 0 : NEED;
+    unsigned c = p[1], second = 0;
+    if (any_case && c - 'A' < 26)
+        c |= 0x20;
+    switch (c) {
+    case 's':
+    case 't':
+    case 'm':
+    case 'd':
+        return 2;
+    case 'r':
+    case 'v':
+        second = 'e';
+        break;
+    case 'l':
+        second = 'l';
+        break;
+    case 0xc5:
+        return any_case && n > 2 && p[2] == 0xbf ? 3 : 0;
+    default:
+        return 0;
+    }
+    if (n < 3)
+        return last ? 0 : NEED;
+    return p[2] == second || (any_case && p[2] == (second ^ 0x20)) ? 3 : 0;
+}
+
+/* ---- GPT-2 ---- */
+
+static size_t gpt2(const unsigned char *p, size_t n, bool last, size_t *end, size_t max)
+{
+    size_t k = 0;
+    for (size_t s = 0, e, len; s < n && k < max; s = e) {
+        size_t j = s + (p[s] == ' ' && s + 1 < n);
+        unsigned c = class_at(p, n, j, &len);
+        if (is_letter(c)) {
+            e = letters(p, n, j + len);
+        } else if (p[s] == '\'') {
+            int cut = contraction(p + s, n - s, last, false);
+            if (cut == NEED)
+                break;
+            e = cut ? s + (size_t)cut : others(p, n, s + 1);
+        } else if (c == C_NUMBER) {
+            e = numbers(p, n, j + len, SIZE_MAX);
+        } else if (!is_space(c)) {
+            e = others(p, n, j + len);
+        } else {
+            size_t tail, line;
+            e = spaces(p, n, s, &tail, &line);
+            if (e < n && tail > s)
+                e = tail;
+            else if (e == n && !last)
+                break;
+        }
+        if (e == n && !last)
+            break;
+        end[k++] = e;
+    }
+    return k;
+}
+
+/* ---- cl100k and its kin ---- */
+
+/* White space from s on, of which the first character belongs to no other word: *e. False: need more. `to_end`: what
+ * reaches the end of the text is one word, else only what is behind its last line end. */
+INLINE bool blanks(const unsigned char *p, size_t n, size_t s, bool last, bool to_end, size_t *e)
+{
+    size_t tail, line;
+    size_t t = spaces(p, n, s, &tail, &line);
+    if (t == n && !last)
+        return false;
+    if (t == n && to_end)
+        *e = t;
+    else if (line)
+        *e = line;
+    else
+        *e = t < n && tail > s ? tail : t;
+    return true;
+}
+
+INLINE size_t cl100k(const unsigned char *p, size_t n, bool last, size_t *end, size_t max, size_t digits, bool to_end)
+{
+    size_t k = 0;
+    for (size_t s = 0, e, len, len2; s < n && k < max; s = e) {
+        unsigned c = class_at(p, n, s, &len);
+        if (is_letter(c)) {
+            e = letters(p, n, s + len);
+        } else if (c == C_NUMBER) {
+            e = numbers(p, n, s + len, digits - 1);
+        } else {
+            int cut = p[s] == '\'' ? contraction(p + s, n - s, last, true) : 0;
+            if (cut == NEED)
+                break;
+            size_t j = s + len;
+            unsigned next = j < n ? class_at(p, n, j, &len2) : C_LINE;
+            if (cut) {
+                e = s + (size_t)cut;
+            } else if (c != C_LINE && is_letter(next)) {
+                e = letters(p, n, j + len2);
+            } else if (is_other(c) || (p[s] == ' ' && is_other(next))) {
+                e = others(p, n, j);
+                while (e < n && (p[e] == '\n' || p[e] == '\r'))
+                    e++;
+            } else if (!blanks(p, n, s, last, to_end, &e)) {
+                break;
+            }
+        }
+        if (e == n && !last)
+            break;
+        end[k++] = e;
+    }
+    return k;
+}
+
+/* ---- o200k ---- */
+
+/* Letters and marks in the two kinds that overlap. */
+INLINE bool is_upper(unsigned c) { return c == C_UPPER || c == C_LETTER || c == C_MARK; }
+INLINE bool is_lower(unsigned c) { return c == C_LOWER || c == C_LETTER || c == C_MARK; }
+
+/* Upper* Lower+ from i on: 1 and *e when it matches, else 0 and the end of Upper* (which may be i); NEED. Upper*
+ * is greedy and gives back up to its last character that is also Lower, if no Lower follows. */
+INLINE int cased(const unsigned char *p, size_t n, size_t i, bool last, size_t *e)
+{
+    size_t both = 0, len;
+    for (; i < n; i += len) {
+        unsigned c = class_at(p, n, i, &len);
+        if (c == C_LOWER) {
+            for (i += len; i < n && is_lower(class_at(p, n, i, &len)); i += len)
+                ;
+            *e = i;
+            return 1;
+        }
+        if (!is_upper(c))
+            break;
+        if (c != C_UPPER)
+            both = i + len;
+    }
+    if (i >= n && !last)
+        return NEED;
+    *e = both ? both : i;
+    return both > 0;
+}
+
+static size_t o200k(const unsigned char *p, size_t n, bool last, size_t *end, size_t max)
+{
+    size_t k = 0;
+    for (size_t s = 0, e, len, len2; s < n && k < max; s = e) {
+        unsigned c = class_at(p, n, s, &len);
+        size_t j = s + len;
+        bool word = is_letter(c);
+        if (word) {
+            if (cased(p, n, s, last, &e) == NEED)
+                break;
+        } else if (c == C_NUMBER) {
+            e = numbers(p, n, j, 2);
+        } else {
+            unsigned next = C_LINE;
+            if (j < n)
+                next = class_at(p, n, j, &len2);
+            else if (!last)
+                break;
+            if (c != C_LINE && next >= C_UPPER && next <= C_MARK) {
+                int is = cased(p, n, j, last, &e);
+                if (is == NEED)
+                    break;
+                word = true;
+                if (!is && c == C_MARK) /* the mark alone is Lower+ */
+                    e = j;
+            } else if (c == C_MARK) {
+                word = true;
+                e = j;
+            } else if (c == C_OTHER || (p[s] == ' ' && is_other(next))) {
+                e = others(p, n, j);
+                while (e < n && (p[e] == '\n' || p[e] == '\r' || p[e] == '/'))
+                    e++;
+            } else if (!blanks(p, n, s, last, false, &e)) {
+                break;
+            }
+        }
+        if (e == n && !last)
+            break;
+        if (word && e < n && p[e] == '\'') {
+            int cut = contraction(p + e, n - e, last, true);
+            if (cut == NEED)
+                break;
+            e += (size_t)cut;
+            if (e == n && !last)
+                break;
+        }
+        end[k++] = e;
+    }
+    return k;
+}
+
+/* ---- by name and by expression ---- */
+
+size_t split_scan(enum split_pattern pattern, const unsigned char *p, size_t n, bool last, size_t *end, size_t max)
+{
+    if (!last)
+        n = split_whole_chars(p, n);
+    switch (pattern) {
+    case SCAN_GPT2: return gpt2(p, n, last, end, max);
+    case SCAN_LLAMA3: return cl100k(p, n, last, end, max, 3, false);
+    case SCAN_QWEN2: return cl100k(p, n, last, end, max, 1, false);
+    case SCAN_CL100K: return cl100k(p, n, last, end, max, 3, true);
+    case SCAN_CL100K_ONIG: return cl100k(p, n, last, end, max, SIZE_MAX, true);
+    case SCAN_O200K: return o200k(p, n, last, end, max);
+    default: bug("no scanner %d", (int)pattern);
+    }
+}
+
+const char *split_scan_name(enum split_pattern pattern)
+{
+    static const char *const names[] = { "gpt2", "llama3", "qwen2", "cl100k", "cl100k-onig", "o200k" };
+    return names[pattern];
+}
+
+#define TAIL "|\\s*[\\r\\n]+|\\s+(?!\\S)|\\s+"
+#define SUFFIX "(?i:'s|'t|'re|'ve|'m|'ll|'d)"
+#define CASED_1 "[^\\r\\n\\p{L}\\p{N}]?[\\p{Lu}\\p{Lt}\\p{Lm}\\p{Lo}\\p{M}]*[\\p{Ll}\\p{Lm}\\p{Lo}\\p{M}]+" SUFFIX "?"
+#define CASED_2 "[^\\r\\n\\p{L}\\p{N}]?[\\p{Lu}\\p{Lt}\\p{Lm}\\p{Lo}\\p{M}]+[\\p{Ll}\\p{Lm}\\p{Lo}\\p{M}]*" SUFFIX "?"
+
+int split_scan_find(const char *expression)
+{
+    static const struct {
+        const char *expression;
+        enum split_pattern pattern;
+    } known[] = {
+        { "'s|'t|'re|'ve|'m|'ll|'d| ?\\p{L}+| ?\\p{N}+| ?[^\\s\\p{L}\\p{N}]+|\\s+(?!\\S)|\\s+", SCAN_GPT2 },
+        { "'(?:[sdmt]|ll|ve|re)| ?\\p{L}+| ?\\p{N}+| ?[^\\s\\p{L}\\p{N}]+|\\s+(?!\\S)|\\s+", SCAN_GPT2 },
+        { "'(?:[sdmt]|ll|ve|re)| ?\\p{L}++| ?\\p{N}++| ?[^\\s\\p{L}\\p{N}]++|\\s++$|\\s+(?!\\S)|\\s", SCAN_GPT2 },
+        { SUFFIX "|[^\\r\\n\\p{L}\\p{N}]?\\p{L}+|\\p{N}{1,3}| ?[^\\s\\p{L}\\p{N}]+[\\r\\n]*" TAIL, SCAN_LLAMA3 },
+        { SUFFIX "|[^\\r\\n\\p{L}\\p{N}]?\\p{L}+|\\p{N}| ?[^\\s\\p{L}\\p{N}]+[\\r\\n]*" TAIL, SCAN_QWEN2 },
+        { "'(?i:[sdmt]|ll|ve|re)|[^\\r\\n\\p{L}\\p{N}]?+\\p{L}+|\\p{N}{1,3}| ?[^\\s\\p{L}\\p{N}]++[\\r\\n]*"
+          "|\\s*[\\r\\n]|\\s+(?!\\S)|\\s+", SCAN_LLAMA3 },
+        /* Ruby's {1,3}+ is not possessive but a run of runs: all digits are one word. */
+        { "'(?i:[sdmt]|ll|ve|re)|[^\\r\\n\\p{L}\\p{N}]?+\\p{L}++|\\p{N}{1,3}+| ?[^\\s\\p{L}\\p{N}]++[\\r\\n]*+|\\s++$"
+          "|\\s*[\\r\\n]|\\s+(?!\\S)|\\s", SCAN_CL100K_ONIG },
+        { CASED_1 "|" CASED_2 "|\\p{N}{1,3}| ?[^\\s\\p{L}\\p{N}]+[\\r\\n/]*" TAIL, SCAN_O200K },
+    };
+    for (size_t i = 0; i < sizeof known / sizeof *known; i++)
+        if (strcmp(known[i].expression, expression) == 0)
+            return (int)known[i].pattern;
+    return -1;
+}
