@@ -33,10 +33,10 @@ struct split_stream {
     /* the part that split_put() brought, and what is left of it */
     const unsigned char *in;
     size_t in_n;
-    bool last;    /* the part is the last one */
-    bool begun;   /* text of this piece has come */
-    struct buf raw; /* not yet normalised */
-    struct buf text; /* normalised; words are cut from `from` on */
+    bool last;                     /* the part is the last one */
+    bool begun;                    /* text of this piece has come */
+    struct buf raw;                /* not yet normalised */
+    struct buf text;               /* normalised; words are cut from `from` on */
     size_t from, tried, raw_tried; /* lengths that were not enough for a word, or for normalising */
     size_t work;
     size_t ends[BATCH];
@@ -64,15 +64,18 @@ static bool in_set(enum split_set set, unsigned c)
 {
     unsigned class_of = split_class[split_kind_of(c)];
     switch (set) {
-    case SET_DIGITS: return class_of == C_NUMBER || (c > 0xffff && in_ranges(split_more_digits, c));
-    case SET_PUNCTUATION: return c < 128 ? is_ascii_punctuation(c) : in_ranges(split_punctuation, c);
-    case SET_SPACES: return class_of >= C_SPACE;
+    case SET_DIGITS:
+        return class_of == C_NUMBER || (c > 0xffff && in_ranges(split_more_digits, c));
+    case SET_PUNCTUATION:
+        return c < 128 ? is_ascii_punctuation(c) : in_ranges(split_punctuation, c);
+    case SET_SPACES:
+        return class_of >= C_SPACE;
     }
     return false;
 }
 
-static int find_bytes(const unsigned char *p, size_t from, size_t n, bool last, const unsigned char *what, size_t len,
-                      size_t *a, size_t *b)
+static int find_bytes(const unsigned char *p, size_t from, size_t n, bool last, const unsigned char *what,
+                      size_t len, size_t *a, size_t *b)
 {
     for (size_t i = from; i + len <= n; i++) {
         const unsigned char *q = memchr(p + i, what[0], n - len + 1 - i);
@@ -90,8 +93,8 @@ static int find_bytes(const unsigned char *p, size_t from, size_t n, bool last, 
 }
 
 /* The next match from `from` on, as split_regex_find(). */
-static int find(const struct stage *g, struct level *lv, const unsigned char *p, size_t from, size_t n, bool last,
-                size_t *a, size_t *b)
+static int find(const struct stage *g, struct level *lv, const unsigned char *p, size_t from, size_t n,
+                bool last, size_t *a, size_t *b)
 {
     if (g->kind == STAGE_REGEX)
         return split_regex_find(g->regex, lv->match, p, from, n, last, a, b);
@@ -134,10 +137,17 @@ static void put_segment(struct joiner *j, size_t a, size_t b, bool match)
     match ^= j->g->invert;
     switch (j->g->behaviour) {
     case SPLIT_REMOVED:
-    case SPLIT_ISOLATED: break;
-    case SPLIT_CONTIGUOUS: joins = !first && match == j->match; break;
-    case SPLIT_WITH_PREVIOUS: joins = !first && match && !j->match; break;
-    case SPLIT_WITH_NEXT: joins = !first && !match && j->match; break;
+    case SPLIT_ISOLATED:
+        break;
+    case SPLIT_CONTIGUOUS:
+        joins = !first && match == j->match;
+        break;
+    case SPLIT_WITH_PREVIOUS:
+        joins = !first && match && !j->match;
+        break;
+    case SPLIT_WITH_NEXT:
+        joins = !first && !match && j->match;
+        break;
     }
     if (!joins) {
         put_word(j);
@@ -364,16 +374,13 @@ size_t split_work(const struct split_stream *st) { return st->work; }
 
 struct split *split_alloc(void) { return xcalloc(1, sizeof(struct split)); }
 
-struct stage *split_add_stage(struct split *s)
-{
-    return s->n < SPLIT_STAGES ? &s->stage[s->n++] : NULL;
-}
+struct stage *split_add_stage(struct split *s) { return s->n < SPLIT_STAGES ? &s->stage[s->n++] : NULL; }
 
 struct split *split_finish(struct split *s)
 {
-    static const char *const behaviours[] = { "removed", "isolated", "with-previous", "with-next", "contiguous" };
-    static const char *const sets[] = { "digits (Unicode 17.0.0)", "punctuation (Unicode 8.0.0)",
-                                        "spaces" };
+    static const char *const behaviours[] = { "removed", "isolated", "with-previous", "with-next",
+                                              "contiguous" };
+    static const char *const sets[] = { "digits (Unicode 17.0.0)", "punctuation (Unicode 8.0.0)", "spaces" };
     struct buf name = { 0 };
     if (s->n == 0)
         split_add_stage(s)->kind = STAGE_WHOLE;
@@ -383,8 +390,12 @@ struct split *split_finish(struct split *s)
         const struct stage *g = &s->stage[i];
         buf_addf(&name, "%s%s", i ? ", " : "", g->blank ? "blank in front, " : "");
         switch (g->kind) {
-        case STAGE_WHOLE: buf_addf(&name, "whole"); continue;
-        case STAGE_SCAN: buf_addf(&name, "%s (Unicode %s)", split_scan_name(g->pattern), SPLIT_UNICODE); continue;
+        case STAGE_WHOLE:
+            buf_addf(&name, "whole");
+            continue;
+        case STAGE_SCAN:
+            buf_addf(&name, "%s (Unicode %s)", split_scan_name(g->pattern), SPLIT_UNICODE);
+            continue;
         case STAGE_REGEX:
         case STAGE_BYTES:
             buf_addf(&name, "%s '", g->kind == STAGE_REGEX ? "expression" : "text");
@@ -397,7 +408,9 @@ struct split *split_finish(struct split *s)
             }
             buf_addf(&name, "'%s", g->kind == STAGE_REGEX ? " (Unicode " SPLIT_UNICODE ")" : "");
             break;
-        case STAGE_SET: buf_addf(&name, "%s", sets[g->set]); break;
+        case STAGE_SET:
+            buf_addf(&name, "%s", sets[g->set]);
+            break;
         }
         buf_addf(&name, " %s%s", behaviours[g->behaviour], g->invert ? " inverted" : "");
     }

@@ -18,8 +18,8 @@
  *                 word(w.text + at, w.end[i] - at);
  *
  * A piece may come in parts of any size, cut anywhere, even within a character: the words are the same as for the
- * whole. Time is linear in the text; memory is that of the longest word. Parts of 16 KiB and more are best. Text should be UTF-8; any other bytes are
- * cut somehow, and nothing else happens.
+ * whole. Time is linear in the text; memory is that of the longest word. Parts of 16 KiB and more are best. Text should
+ * be UTF-8; any other bytes are cut somehow, and nothing else happens.
  */
 #ifndef SSM_SPLIT_H
 #define SSM_SPLIT_H

@@ -65,7 +65,8 @@ static int try_normalizer(struct split *s, const struct json *j, int depth)
 
 static int try_behaviour(const struct json *j, enum split_behaviour *b)
 {
-    static const char *const names[] = { "Removed", "Isolated", "MergedWithPrevious", "MergedWithNext", "Contiguous" };
+    static const char *const names[] = { "Removed", "Isolated", "MergedWithPrevious", "MergedWithNext",
+                                         "Contiguous" };
     const char *name = NULL;
     int there = json_try_str(j, "behavior", &name);
     if (there <= 0)
@@ -105,7 +106,8 @@ static int try_byte_level(struct split *s, const struct json *j)
     return 0;
 }
 
-static int try_regex(struct split *s, const char *expression, size_t n, enum split_behaviour behaviour, bool invert)
+static int try_regex(struct split *s, const char *expression, size_t n, enum split_behaviour behaviour,
+                     bool invert)
 {
     int known = strlen(expression) == n ? split_scan_find(expression) : -1;
     struct stage *g;
@@ -137,7 +139,8 @@ static int try_split(struct split *s, const struct json *j)
     size_t n;
     enum split_behaviour behaviour;
     bool invert = false;
-    if (json_try_map(j, "pattern", &pattern) != 1 || json_count(pattern) != 1 || json_at(j, "behavior") == NULL)
+    if (json_try_map(j, "pattern", &pattern) != 1 || json_count(pattern) != 1 ||
+        json_at(j, "behavior") == NULL)
         return err_set("Split without a pattern of one kind and a behavior is not supported");
     if (try_behaviour(j, &behaviour) || json_try_bool(j, "invert", &invert) < 0 ||
         try_keys(j, "Split", KEYS("pattern", "behavior", "invert", )))
@@ -167,7 +170,8 @@ static int try_set(struct split *s, const struct json *j, const char *type)
     g->behaviour = SPLIT_ISOLATED;
     if (strcmp(type, "Digits") == 0) {
         bool each = false;
-        if (json_try_bool(j, "individual_digits", &each) < 0 || try_keys(j, type, KEYS("individual_digits", )))
+        if (json_try_bool(j, "individual_digits", &each) < 0 ||
+            try_keys(j, type, KEYS("individual_digits", )))
             return -1;
         g->set = SET_DIGITS;
         g->behaviour = each ? SPLIT_ISOLATED : SPLIT_CONTIGUOUS;
@@ -209,7 +213,8 @@ static int try_pre_tokenizer(struct split *s, const struct json *j, int depth)
         rc = try_byte_level(s, j);
     else if (strcmp(type, "Split") == 0)
         rc = try_split(s, j);
-    else if (strcmp(type, "Digits") == 0 || strcmp(type, "Punctuation") == 0 || strcmp(type, "WhitespaceSplit") == 0)
+    else if (strcmp(type, "Digits") == 0 || strcmp(type, "Punctuation") == 0 ||
+             strcmp(type, "WhitespaceSplit") == 0)
         rc = try_set(s, j, type);
     else
         return err_set("pre_tokenizer %s is not supported", type);

@@ -46,7 +46,8 @@ static void normalise(const unsigned char *p, size_t n, struct buf *out)
     for (size_t i = 0, len; i < n; i += len) {
         int32_t one = (int32_t)split_decode(p + i, n - i, &len), part[8];
         int bound = 0;
-        utf8proc_ssize_t k = utf8proc_decompose_char(one, part, 8, UTF8PROC_DECOMPOSE | UTF8PROC_STABLE, &bound);
+        utf8proc_ssize_t k =
+            utf8proc_decompose_char(one, part, 8, UTF8PROC_DECOMPOSE | UTF8PROC_STABLE, &bound);
         if (k < 0 || k > 8)
             bug("U+%04lX has a decomposition of %ld", (unsigned long)one, (long)k);
         for (utf8proc_ssize_t j = 0; j < k; j++)

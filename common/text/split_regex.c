@@ -36,9 +36,9 @@ static int no(const char *what) { return err_set("the expression has %s", what);
 
 /* ---- classes of characters ---- */
 
-static const char *const cats[] = { "Cn", "Cc", "Cf", "Co", "Cs", "Ll", "Lm", "Lo", "Lt", "Lu", "Mc", "Me", "Mn", "Nd",
-                                    "Nl", "No", "Pc", "Pd", "Pe", "Pf", "Pi", "Po", "Ps", "Sc", "Sk", "Sm", "So", "Zl",
-                                    "Zp", "Zs", "Cc", "Cc" };
+static const char *const cats[] = { "Cn", "Cc", "Cf", "Co", "Cs", "Ll", "Lm", "Lo", "Lt", "Lu", "Mc",
+                                    "Me", "Mn", "Nd", "Nl", "No", "Pc", "Pd", "Pe", "Pf", "Pi", "Po",
+                                    "Ps", "Sc", "Sk", "Sm", "So", "Zl", "Zp", "Zs", "Cc", "Cc" };
 
 static bool in_category(unsigned c, const char *name)
 {
@@ -67,13 +67,15 @@ static void ask_category(const char *name, unsigned char *has)
     }
     int code;
     PCRE2_SIZE at = 0;
-    pcre2_code *re = pcre2_compile((PCRE2_SPTR)expression, PCRE2_ZERO_TERMINATED, PCRE2_UTF | PCRE2_UCP, &code, &at, NULL);
+    pcre2_code *re =
+        pcre2_compile((PCRE2_SPTR)expression, PCRE2_ZERO_TERMINATED, PCRE2_UTF | PCRE2_UCP, &code, &at, NULL);
     if (!re)
         bug("PCRE2 does not know %s", expression);
     pcre2_jit_compile(re, PCRE2_JIT_COMPLETE);
     pcre2_match_data *data = pcre2_match_data_create_from_pattern(re, NULL);
     const PCRE2_SIZE *o = pcre2_get_ovector_pointer(data);
-    for (at = 0; pcre2_match(re, (PCRE2_SPTR)all.data, all.len, at, PCRE2_NO_UTF_CHECK, data, NULL) > 0; at = o[1])
+    for (at = 0; pcre2_match(re, (PCRE2_SPTR)all.data, all.len, at, PCRE2_NO_UTF_CHECK, data, NULL) > 0;
+         at = o[1])
         for (size_t i = o[0], len; i < o[1]; i += len)
             has[split_decode((const unsigned char *)all.data + i, o[1] - i, &len)] = 1;
     pcre2_match_data_free(data);
@@ -109,9 +111,11 @@ static void add_category(struct buf *out, const char *name, bool negated)
     free(has);
 }
 
-#define SPACE_RANGES "\\t-\\r \\x{85}\\x{a0}\\x{1680}\\x{2000}-\\x{200a}\\x{2028}\\x{2029}\\x{202f}\\x{205f}\\x{3000}"
-#define NOT_SPACE_RANGES                                                                                          \
-    "\\x{0}-\\x{8}\\x{e}-\\x{1f}!-\\x{84}\\x{86}-\\x{9f}\\x{a1}-\\x{167f}\\x{1681}-\\x{1fff}\\x{200b}-\\x{2027}"  \
+#define SPACE_RANGES                                                                                         \
+    "\\t-\\r \\x{85}\\x{a0}\\x{1680}\\x{2000}-\\x{200a}\\x{2028}\\x{2029}\\x{202f}\\x{205f}\\x{3000}"
+#define NOT_SPACE_RANGES                                                                                     \
+    "\\x{0}-\\x{8}\\x{e}-\\x{1f}!-\\x{84}\\x{86}-\\x{9f}\\x{a1}-\\x{167f}\\x{1681}-\\x{1fff}\\x{200b}-\\x{"  \
+    "2027}"                                                                                                  \
     "\\x{202a}-\\x{202e}\\x{2030}-\\x{205e}\\x{2060}-\\x{2fff}\\x{3001}-\\x{10ffff}"
 
 static int try_property(struct reader *r, bool negated, bool in_class)
@@ -282,10 +286,9 @@ static int try_class(struct reader *r)
 /* Letters that Oniguruma also finds as one (sharp s, ligatures) when case does not count. */
 static bool folds_together(char a, char b)
 {
-    static const char pairs[] = "ss ff fi fl st";
-    a = (char)(a | 0x20), b = (char)(b | 0x20);
-    for (const char *q = pairs; q[1]; q += q[2] ? 3 : 2)
-        if (q[0] == a && q[1] == b)
+    static const char pairs[][3] = { "ss", "ff", "fi", "fl", "st" };
+    for (size_t i = 0; i < sizeof pairs / sizeof *pairs; i++)
+        if (pairs[i][0] == (a | 0x20) && pairs[i][1] == (b | 0x20))
             return true;
     return false;
 }
@@ -316,7 +319,8 @@ static int try_translate(struct reader *r)
             if (left && rest[0] == '?') {
                 static const char *const groups[] = { "?:", "?=", "?!", "?>", "?i:" };
                 size_t k = 0;
-                while (k < 5 && (left < strlen(groups[k]) || strncmp(rest, groups[k], strlen(groups[k])) != 0))
+                while (k < 5 &&
+                       (left < strlen(groups[k]) || strncmp(rest, groups[k], strlen(groups[k])) != 0))
                     k++;
                 if (k == 5)
                     return no("a group other than (?: (?i: (?= (?! (?>");
@@ -401,8 +405,8 @@ struct split_regex *split_regex_try_new(const char *expression, size_t n)
     }
     int code = 0;
     PCRE2_SIZE at = 0;
-    pcre2_code *re = pcre2_compile((PCRE2_SPTR)rd.out.data, rd.out.len, PCRE2_UTF | PCRE2_UCP | PCRE2_MATCH_INVALID_UTF,
-                                   &code, &at, NULL);
+    pcre2_code *re = pcre2_compile((PCRE2_SPTR)rd.out.data, rd.out.len,
+                                   PCRE2_UTF | PCRE2_UCP | PCRE2_MATCH_INVALID_UTF, &code, &at, NULL);
     buf_free(&rd.out);
     if (!re) {
         PCRE2_UCHAR text[120];
@@ -456,8 +460,8 @@ void split_match_free(struct split_match *m)
     free(m);
 }
 
-int split_regex_find(const struct split_regex *r, struct split_match *m, const unsigned char *p, size_t from, size_t n,
-                     bool last, size_t *a, size_t *b)
+int split_regex_find(const struct split_regex *r, struct split_match *m, const unsigned char *p, size_t from,
+                     size_t n, bool last, size_t *a, size_t *b)
 {
     if (!last) {
         n = split_whole_chars(p, n);

@@ -68,7 +68,8 @@ INLINE size_t ascii_letters(const unsigned char *p, size_t n, size_t i)
 {
 #ifdef __SSE2__
     for (; i + 16 <= n; i += 16) {
-        __m128i c = _mm_or_si128(_mm_loadu_si128((const __m128i *)(const void *)(p + i)), _mm_set1_epi8(0x20));
+        __m128i c =
+            _mm_or_si128(_mm_loadu_si128((const __m128i *)(const void *)(p + i)), _mm_set1_epi8(0x20));
         /* 'a'..'z' moved to the lowest signed bytes */
         __m128i low = _mm_add_epi8(c, _mm_set1_epi8((char)(128 - 'a')));
         unsigned is = (unsigned)_mm_movemask_epi8(_mm_cmplt_epi8(low, _mm_set1_epi8(-128 + 26)));
@@ -212,7 +213,8 @@ INLINE bool blanks(const unsigned char *p, size_t n, size_t s, bool last, bool t
     return true;
 }
 
-INLINE size_t cl100k(const unsigned char *p, size_t n, bool last, size_t *end, size_t max, size_t digits, bool to_end)
+INLINE size_t cl100k(const unsigned char *p, size_t n, bool last, size_t *end, size_t max, size_t digits,
+                     bool to_end)
 {
     size_t k = 0;
     for (size_t s = 0, e, len, len2; s < n && k < max; s = e) {
@@ -329,18 +331,26 @@ static size_t o200k(const unsigned char *p, size_t n, bool last, size_t *end, si
 
 /* ---- by name and by expression ---- */
 
-size_t split_scan(enum split_pattern pattern, const unsigned char *p, size_t n, bool last, size_t *end, size_t max)
+size_t split_scan(enum split_pattern pattern, const unsigned char *p, size_t n, bool last, size_t *end,
+                  size_t max)
 {
     if (!last)
         n = split_whole_chars(p, n);
     switch (pattern) {
-    case SCAN_GPT2: return gpt2(p, n, last, end, max);
-    case SCAN_LLAMA3: return cl100k(p, n, last, end, max, 3, false);
-    case SCAN_QWEN2: return cl100k(p, n, last, end, max, 1, false);
-    case SCAN_CL100K: return cl100k(p, n, last, end, max, 3, true);
-    case SCAN_CL100K_ONIG: return cl100k(p, n, last, end, max, SIZE_MAX, true);
-    case SCAN_O200K: return o200k(p, n, last, end, max);
-    default: bug("no scanner %d", (int)pattern);
+    case SCAN_GPT2:
+        return gpt2(p, n, last, end, max);
+    case SCAN_LLAMA3:
+        return cl100k(p, n, last, end, max, 3, false);
+    case SCAN_QWEN2:
+        return cl100k(p, n, last, end, max, 1, false);
+    case SCAN_CL100K:
+        return cl100k(p, n, last, end, max, 3, true);
+    case SCAN_CL100K_ONIG:
+        return cl100k(p, n, last, end, max, SIZE_MAX, true);
+    case SCAN_O200K:
+        return o200k(p, n, last, end, max);
+    default:
+        bug("no scanner %d", (int)pattern);
     }
 }
 
@@ -352,8 +362,10 @@ const char *split_scan_name(enum split_pattern pattern)
 
 #define TAIL "|\\s*[\\r\\n]+|\\s+(?!\\S)|\\s+"
 #define SUFFIX "(?i:'s|'t|'re|'ve|'m|'ll|'d)"
-#define CASED_1 "[^\\r\\n\\p{L}\\p{N}]?[\\p{Lu}\\p{Lt}\\p{Lm}\\p{Lo}\\p{M}]*[\\p{Ll}\\p{Lm}\\p{Lo}\\p{M}]+" SUFFIX "?"
-#define CASED_2 "[^\\r\\n\\p{L}\\p{N}]?[\\p{Lu}\\p{Lt}\\p{Lm}\\p{Lo}\\p{M}]+[\\p{Ll}\\p{Lm}\\p{Lo}\\p{M}]*" SUFFIX "?"
+#define CASED_1                                                                                              \
+    "[^\\r\\n\\p{L}\\p{N}]?[\\p{Lu}\\p{Lt}\\p{Lm}\\p{Lo}\\p{M}]*[\\p{Ll}\\p{Lm}\\p{Lo}\\p{M}]+" SUFFIX "?"
+#define CASED_2                                                                                              \
+    "[^\\r\\n\\p{L}\\p{N}]?[\\p{Lu}\\p{Lt}\\p{Lm}\\p{Lo}\\p{M}]+[\\p{Ll}\\p{Lm}\\p{Lo}\\p{M}]*" SUFFIX "?"
 
 int split_scan_find(const char *expression)
 {
@@ -363,14 +375,19 @@ int split_scan_find(const char *expression)
     } known[] = {
         { "'s|'t|'re|'ve|'m|'ll|'d| ?\\p{L}+| ?\\p{N}+| ?[^\\s\\p{L}\\p{N}]+|\\s+(?!\\S)|\\s+", SCAN_GPT2 },
         { "'(?:[sdmt]|ll|ve|re)| ?\\p{L}+| ?\\p{N}+| ?[^\\s\\p{L}\\p{N}]+|\\s+(?!\\S)|\\s+", SCAN_GPT2 },
-        { "'(?:[sdmt]|ll|ve|re)| ?\\p{L}++| ?\\p{N}++| ?[^\\s\\p{L}\\p{N}]++|\\s++$|\\s+(?!\\S)|\\s", SCAN_GPT2 },
-        { SUFFIX "|[^\\r\\n\\p{L}\\p{N}]?\\p{L}+|\\p{N}{1,3}| ?[^\\s\\p{L}\\p{N}]+[\\r\\n]*" TAIL, SCAN_LLAMA3 },
+        { "'(?:[sdmt]|ll|ve|re)| ?\\p{L}++| ?\\p{N}++| ?[^\\s\\p{L}\\p{N}]++|\\s++$|\\s+(?!\\S)|\\s",
+          SCAN_GPT2 },
+        { SUFFIX "|[^\\r\\n\\p{L}\\p{N}]?\\p{L}+|\\p{N}{1,3}| ?[^\\s\\p{L}\\p{N}]+[\\r\\n]*" TAIL,
+          SCAN_LLAMA3 },
         { SUFFIX "|[^\\r\\n\\p{L}\\p{N}]?\\p{L}+|\\p{N}| ?[^\\s\\p{L}\\p{N}]+[\\r\\n]*" TAIL, SCAN_QWEN2 },
         { "'(?i:[sdmt]|ll|ve|re)|[^\\r\\n\\p{L}\\p{N}]?+\\p{L}+|\\p{N}{1,3}| ?[^\\s\\p{L}\\p{N}]++[\\r\\n]*"
-          "|\\s*[\\r\\n]|\\s+(?!\\S)|\\s+", SCAN_LLAMA3 },
+          "|\\s*[\\r\\n]|\\s+(?!\\S)|\\s+",
+          SCAN_LLAMA3 },
         /* Ruby's {1,3}+ is not possessive but a run of runs: all digits are one word. */
-        { "'(?i:[sdmt]|ll|ve|re)|[^\\r\\n\\p{L}\\p{N}]?+\\p{L}++|\\p{N}{1,3}+| ?[^\\s\\p{L}\\p{N}]++[\\r\\n]*+|\\s++$"
-          "|\\s*[\\r\\n]|\\s+(?!\\S)|\\s", SCAN_CL100K_ONIG },
+        { "'(?i:[sdmt]|ll|ve|re)|[^\\r\\n\\p{L}\\p{N}]?+\\p{L}++|\\p{N}{1,3}+| "
+          "?[^\\s\\p{L}\\p{N}]++[\\r\\n]*+|\\s++$"
+          "|\\s*[\\r\\n]|\\s+(?!\\S)|\\s",
+          SCAN_CL100K_ONIG },
         { CASED_1 "|" CASED_2 "|\\p{N}{1,3}| ?[^\\s\\p{L}\\p{N}]+[\\r\\n/]*" TAIL, SCAN_O200K },
     };
     for (size_t i = 0; i < sizeof known / sizeof *known; i++)

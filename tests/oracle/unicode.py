@@ -72,12 +72,12 @@ def ranges(cps):
     return out
 
 
-def table(decl, values, width=4):
+def table(decl, values):
     print(f"{decl} = {{")
     line = "   "
     for v in values:
         item = f" {v},"
-        if len(line) + len(item) > 108:
+        if line.strip() and len(line) + len(item) > 108:
             print(line)
             line = "   "
         line += item
