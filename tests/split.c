@@ -250,6 +250,40 @@ static void test_any_bytes(void **state)
     }
 }
 
+/* Text in which 64 bytes are looked at once: given in parts of fewer bytes, it is cut one word at a time. */
+static void test_blocks(void **state)
+{
+    (void)state;
+    static const char *const bits[] = {
+        "a", "Bc", "DEF", "gHi", "word",   "1",        "23",       "4567",         " ",        " ",
+        " ", "  ", "\n",  "\n",  "\r\n",   "'",        "'s",       "'ll",          "'VE",      ".",
+        "/", "!!", "\t",  "\v",  "\n  \n", "\xc3\xa9", "\xc2\x85", "\xe4\xb8\x80", "\xcc\x81", "    "
+    };
+    enum { BITS = sizeof bits / sizeof *bits };
+    for (int k = 0; k < 5; k++) {
+        struct split *s = from_text(settings[k]);
+        struct split_stream *st = split_stream_new(s);
+        for (int round = 0; round < 4000; round++) {
+            struct buf text = { 0 }, all = { 0 }, parts = { 0 };
+            size_t kinds = 1 + draw(BITS), shift = draw(BITS), ascii = draw(3);
+            for (size_t n = 1 + draw(120); n > 0; n--) {
+                const char *b = bits[(draw((uint32_t)kinds) + shift) % BITS];
+                if (ascii == 0 || (*b & 0x80) == 0)
+                    buf_add(&text, b, strlen(b));
+            }
+            collect(st, text.data, text.len, true, &all);
+            for (size_t i = 0; i < text.len; i += 16)
+                collect(st, text.data + i, text.len - i < 16 ? text.len - i : 16, i + 16 >= text.len, &parts);
+            same(settings[k], &parts, &all);
+            buf_free(&text);
+            buf_free(&all);
+            buf_free(&parts);
+        }
+        split_stream_free(st);
+        split_free(s);
+    }
+}
+
 /* A megabyte in small parts: what is looked at grows with the text, not with its square; and it is the same at once. */
 static void test_long_words(void **state)
 {
@@ -456,6 +490,7 @@ int main(int argc, char **argv)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_goldens),    cmocka_unit_test(test_parts),   cmocka_unit_test(test_any_bytes),
         cmocka_unit_test(test_long_words), cmocka_unit_test(test_refused), cmocka_unit_test(test_names),
+        cmocka_unit_test(test_blocks),
     };
     err_init("split");
     if (argc > 1 && strcmp(argv[1], "--perf") == 0)

@@ -160,12 +160,125 @@ INLINE int contraction(const unsigned char *p, size_t n, bool last, bool any_cas
     return p[2] == second || (any_case && p[2] == (second ^ 0x20)) ? 3 : 0;
 }
 
+/* ---- 64 bytes at once ---- */
+
+enum block_rules { RULES_GPT2, RULES_CL100K, RULES_O200K };
+enum { BLOCK = 64 };
+
+#ifdef __SSE2__
+struct masks {
+    uint64_t upper, letter, digit, blank, space, line, quote,
+        high; /* blank is ' ', space the other white space */
+};
+
+INLINE uint64_t below(__m128i c, char from, char n)
+{
+    __m128i low = _mm_add_epi8(c, _mm_set1_epi8((char)(128 - from)));
+    return (uint64_t)(unsigned)_mm_movemask_epi8(_mm_cmplt_epi8(low, _mm_set1_epi8((char)(n - 128))));
+}
+
+INLINE uint64_t equal(__m128i c, char to)
+{
+    return (uint64_t)(unsigned)_mm_movemask_epi8(_mm_cmpeq_epi8(c, _mm_set1_epi8(to)));
+}
+
+INLINE struct masks look(const unsigned char *p, enum block_rules rules)
+{
+    struct masks m = { 0 };
+    for (int i = 0; i < BLOCK; i += 16) {
+        __m128i c = _mm_loadu_si128((const __m128i *)(const void *)(p + i));
+        m.letter |= below(_mm_or_si128(c, _mm_set1_epi8(0x20)), 'a', 26) << i;
+        m.digit |= below(c, '0', 10) << i;
+        m.blank |= equal(c, ' ') << i;
+        m.space |= below(c, '\t', 5) << i;
+        m.quote |= equal(c, '\'') << i;
+        m.high |= (uint64_t)(unsigned)_mm_movemask_epi8(c) << i;
+        if (rules != RULES_GPT2)
+            m.line |= (equal(c, '\n') | equal(c, '\r')) << i;
+        if (rules == RULES_O200K)
+            m.upper |= below(c, 'A', 26) << i;
+    }
+    return m;
+}
+
+INLINE size_t first_bit(uint64_t m) { return m ? (size_t)__builtin_ctzll(m) : BLOCK; }
+
+/* Where words begin behind p, where one begins: bits of 64 bytes, as far as ASCII and these 64 bytes tell. What depends
+ * on more ends it: other characters, contractions, digits by threes, line ends. Each line is a rule of the
+ * expressions at the end of this file; << 1 asks for the character before. */
+INLINE uint64_t begins(const unsigned char *p, enum block_rules rules, size_t *high)
+{
+    struct masks m = look(p, rules);
+    uint64_t white = m.blank | m.space, other = ~(m.letter | m.digit | white | m.high);
+    uint64_t other_begins = other & ~(other << 1) & ~(m.blank << 1);
+    uint64_t begin = other_begins | (white & (~(white << 1) | ~(white >> 1)));
+    size_t end = first_bit(m.high);
+    *high = end;
+    end = end > 0 ? end - 1 : 0; /* the last one has to know its next */
+    end = end < BLOCK - 1 ? end : BLOCK - 1;
+    size_t stop = BLOCK;
+    if (rules == RULES_GPT2) {
+        begin |= m.letter & ~((m.letter | m.blank) << 1);
+        begin |= m.digit & ~((m.digit | m.blank) << 1);
+        stop = first_bit(m.quote & other_begins) + 1;
+    } else {
+        begin |= m.letter & ~((m.letter | m.blank | (m.space & ~m.line) | other_begins) << 1);
+        begin |= m.digit & ~(m.digit << 1);
+        size_t digits = first_bit(m.digit & m.digit << 1 & m.digit << 2 & m.digit << 3);
+        size_t line = first_bit(m.line);
+        if (line < BLOCK && line > 0 && ((m.letter | m.digit) >> (line - 1) & 1))
+            line++; /* it begins a word, whatever follows */
+        size_t quote;
+        if (rules == RULES_CL100K) {
+            quote = first_bit(m.quote & other_begins) + 1;
+        } else {
+            begin |= m.upper & (m.letter & ~m.upper) << 1;
+            quote = first_bit(m.quote & m.letter << 1);
+        }
+        stop = digits < line ? digits : line;
+        stop = quote < stop ? quote : stop;
+    }
+    end = stop < end ? stop : end;
+    return begin & ((UINT64_C(1) << end) - 1) & ~UINT64_C(1);
+}
+
+/* Words from *s on, as many as blocks tell. Where other characters are, it is not tried again before *next. */
+INLINE size_t by_blocks(const unsigned char *p, size_t n, size_t *s, size_t *next, enum block_rules rules,
+                        size_t *end, size_t k, size_t max)
+{
+    while (*s >= *next && n - *s >= BLOCK && max - k >= BLOCK) {
+        size_t high, at = *s;
+        uint64_t bits = begins(p + at, rules, &high);
+        if (high < BLOCK / 2)
+            *next = at + high + 16;
+        if (!bits)
+            break;
+        do {
+            end[k++] = at + (size_t)__builtin_ctzll(bits);
+            bits &= bits - 1;
+        } while (bits);
+        *s = end[k - 1];
+    }
+    return k;
+}
+#else
+INLINE size_t by_blocks(const unsigned char *p, size_t n, size_t *s, size_t *next, enum block_rules rules,
+                        size_t *end, size_t k, size_t max)
+{
+    (void)p, (void)n, (void)s, (void)next, (void)rules, (void)end, (void)max;
+    return k;
+}
+#endif
+
 /* ---- GPT-2 ---- */
 
 static size_t gpt2(const unsigned char *p, size_t n, bool last, size_t *end, size_t max)
 {
     size_t k = 0;
-    for (size_t s = 0, e, len; s < n && k < max; s = e) {
+    for (size_t s = 0, next_try = 0, e, len; s < n && k < max; s = e) {
+        k = by_blocks(p, n, &s, &next_try, RULES_GPT2, end, k, max);
+        if (k == max)
+            break;
         size_t j = s + (p[s] == ' ' && s + 1 < n);
         unsigned c = class_at(p, n, j, &len);
         if (is_letter(c)) {
@@ -217,7 +330,11 @@ INLINE size_t cl100k(const unsigned char *p, size_t n, bool last, size_t *end, s
                      bool to_end)
 {
     size_t k = 0;
-    for (size_t s = 0, e, len, len2; s < n && k < max; s = e) {
+    for (size_t s = 0, next_try = 0, e, len, len2; s < n && k < max; s = e) {
+        if (digits == 3)
+            k = by_blocks(p, n, &s, &next_try, RULES_CL100K, end, k, max);
+        if (k == max)
+            break;
         unsigned c = class_at(p, n, s, &len);
         if (is_letter(c)) {
             e = letters(p, n, s + len);
@@ -281,7 +398,10 @@ INLINE int cased(const unsigned char *p, size_t n, size_t i, bool last, size_t *
 static size_t o200k(const unsigned char *p, size_t n, bool last, size_t *end, size_t max)
 {
     size_t k = 0;
-    for (size_t s = 0, e, len, len2; s < n && k < max; s = e) {
+    for (size_t s = 0, next_try = 0, e, len, len2; s < n && k < max; s = e) {
+        k = by_blocks(p, n, &s, &next_try, RULES_O200K, end, k, max);
+        if (k == max)
+            break;
         unsigned c = class_at(p, n, s, &len);
         size_t j = s + len;
         bool word = is_letter(c);
