@@ -54,6 +54,9 @@ struct split_words {
     size_t n;
 };
 
+/* Whether regular expressions call it a word character (\w); c is below 0x110000. */
+bool split_word_char(unsigned c);
+
 struct split_stream;
 struct split_stream *split_stream_new(const struct split *s);
 void split_stream_free(struct split_stream *st); /* NULL is allowed */
