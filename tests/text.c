@@ -334,7 +334,7 @@ static void test_formats_by_name(void **state)
 static void test_bytes_tokenizer(void **state)
 {
     (void)state;
-    struct tokenizer *t = tokenizer_try_open("bytes");
+    struct tokenizer *t = tokenizer_try_open("bytes", NULL);
     assert_non_null(t);
     const struct tokenizer_info *info = tokenizer_info(t);
     assert_string_equal(info->name, "bytes");
@@ -364,7 +364,7 @@ static void test_bytes_tokenizer(void **state)
     ids.id[5000] = 257;
     assert_int_equal(tokenizer_try_decode(out, ids.id, ids.n, true, &text), -1);
     assert_non_null(strstr(err_last(), "257"));
-    assert_null(tokenizer_try_open("klingon"));
+    assert_null(tokenizer_try_open("klingon", NULL));
     assert_non_null(strstr(err_last(), "klingon"));
     token_ids_free(&ids);
     buf_free(&text);

@@ -22,7 +22,7 @@
 static struct {
     int64_t seq_len, batch, limit, threads, tokens, top_k, seed;
     double temperature, top_p;
-    const char *prompt, *prompt_file;
+    const char *prompt, *prompt_file, *tokenizer;
     bool past_end;
 } o = { .seq_len = 1024, .batch = 4, .tokens = 256, .temperature = 0.8, .top_p = 1, .seed = 1 };
 
@@ -39,6 +39,7 @@ static struct opt ppl_options[] = {
 static struct opt generate_options[] = {
     OPT_STR(0, "prompt", "TEXT", &o.prompt, "what the text begins with"),
     OPT_STR(0, "prompt-file", "FILE", &o.prompt_file, "the same from a file, '-': standard input"),
+    OPT_STR(0, "tokenizer", "SPEC", &o.tokenizer, "the model's; as in tokshard. Default: its name in the model"),
     OPT_INT(0, "tokens", "N", &o.tokens, 1, 1 << 30, "tokens to generate at most"),
     OPT_REAL(0, "temperature", "X", &o.temperature, 0, 100, "0: always the likeliest token"),
     OPT_INT(0, "top-k", "N", &o.top_k, 0, 1 << 30, "draw from the N likeliest tokens; 0: from all"),
@@ -137,6 +138,31 @@ static void emit(struct token_stream *out, int32_t id)
     buf_free(&text);
 }
 
+/* The one that the model was trained with: by --tokenizer, else by its name, which is enough for "bytes". */
+static struct tokenizer *open_tokenizer(const char *model, const struct config *c)
+{
+    bool named = c->tokenizer && *c->tokenizer && c->eod >= 0;
+    const char *spec = o.tokenizer ? o.tokenizer : named ? c->tokenizer : NULL;
+    struct tokenizer *t;
+    if (!spec)
+        die("'%s' does not say which tokenizer it was trained with: --tokenizer does", model);
+    if (!named) {
+        t = tokenizer_try_open(spec, NULL);
+    } else if (c->tokenizer_hash && *c->tokenizer_hash) {
+        char *end;
+        uint64_t hash = strtoull(c->tokenizer_hash, &end, 16);
+        if (*end)
+            die("'%s': 'tokenizer_hash' is '%s'", model, c->tokenizer_hash);
+        t = tokenizer_try_open_same(model, spec, hash, c->eod);
+    } else
+        t = tokenizer_try_open(spec, &(struct tokenizer_options){ .eod_known = true, .eod_id = c->eod });
+    if (!t && !o.tokenizer && strcmp(spec, "bytes") != 0)
+        die("'%s' was trained with the tokenizer '%s': --tokenizer says where it is", model, spec);
+    if (!t)
+        die("%s", err_last());
+    return t;
+}
+
 static int run_generate(int n_args, char **args)
 {
     (void)n_args;
@@ -144,21 +170,13 @@ static int run_generate(int n_args, char **args)
         die_usage("generate runs as one process, not as %d ranks", comm_world()->size);
     struct net *n = load_model(args[0]);
     const struct config *c = &n->c;
-    if (!c->tokenizer || !*c->tokenizer || c->eod < 0)
-        die("'%s' does not say which tokenizer it was trained with", args[0]);
-    struct tokenizer *tok = tokenizer_try_open(c->tokenizer);
-    if (!tok)
-        die("%s", err_last());
-    char hash[17];
-    snprintf(hash, sizeof hash, "%016llx", (unsigned long long)tokenizer_info(tok)->hash);
-    if (c->tokenizer_hash && *c->tokenizer_hash && strcmp(hash, c->tokenizer_hash) != 0)
-        die("'%s' was trained with another tokenizer '%s' (%s) than this one (%s)", args[0], c->tokenizer,
-            c->tokenizer_hash, hash);
+    struct tokenizer *tok = open_tokenizer(args[0], c);
+    int64_t eod = tokenizer_info(tok)->eod;
     struct token_stream *in = token_stream_new(tok), *out = token_stream_new(tok);
     struct buf text = { 0 };
     struct token_ids ids = { 0 };
     read_prompt(&text);
-    *token_ids_room(&ids, 1) = (uint32_t)c->eod; /* a document begins after the end of another */
+    *token_ids_room(&ids, 1) = (uint32_t)eod; /* a document begins after the end of another */
     ids.n = 1;
     tokenizer_encode(in, text.data, text.len, true, &ids);
     for (size_t i = 0; i < ids.n; i++)
@@ -180,9 +198,9 @@ static int run_generate(int n_args, char **args)
         if (!isfinite(logits[id]))
             die("token %lld: the model's output is not finite", (long long)made);
         made++;
-        if (id == c->eod && !o.past_end)
+        if (id == eod && !o.past_end)
             break;
-        if (id == c->eod)
+        if (id == eod)
             fputc('\n', stdout);
         else
             emit(out, id);

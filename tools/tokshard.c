@@ -29,9 +29,9 @@
 #include "common/text/tokenizer.h"
 
 static struct {
-    const char *output, *tokenizer, *separator, *text_key, *part;
+    const char *output, *tokenizer, *eod, *separator, *text_key, *part;
     const char *files_from, *id_key, *take_ids, *drop_ids;
-    int split, format, take, compression, utf8;
+    int split, format, take, compression, utf8, specials;
     int64_t max_line, level;
     double valid_share, log_seconds;
     bool skip_bad, force, dry_run, null;
@@ -39,7 +39,9 @@ static struct {
 
 static struct opt encode_opts[] = {
     OPT_STR('o', "output", "DIR", &en.output, "folder of the set"),
-    OPT_STR(0, "tokenizer", "NAME", &en.tokenizer, "bytes"),
+    OPT_STR(0, "tokenizer", "SPEC", &en.tokenizer, "bytes, a tokenizer.json or its folder, tiktoken:NAME:FILE"),
+    OPT_CHOICE(0, "specials", &en.specials, "text|parse", "what special tokens are that stand in a document"),
+    OPT_STR(0, "eod", "TOKEN", &en.eod, "the token that ends a document; the usual ones are found"),
     OPT_CHOICE(0, "format", &en.format, "auto|text|jsonl",
                "auto: .jsonl and .ndjson are JSONL, all else is text"),
     OPT_CHOICE(0, "compression", &en.compression, "auto|none",
@@ -71,14 +73,15 @@ static struct opt encode_opts[] = {
 static struct {
     bool index_force, ids;
     int64_t doc, budget;
-    const char *sep, *blend;
+    const char *sep, *tokenizer, *blend;
 } show = { .doc = -1 };
 
 static struct opt index_opts[] = { OPT_FLAG('f', "force", &show.index_force, "replace the index"), OPT_END };
 static struct opt cat_opts[] = {
     OPT_INT(0, "doc", "I", &show.doc, -1, OPT_MAX_INT, "only document I, from 0; -1: all"),
     OPT_FLAG(0, "ids", &show.ids, "token ids instead of text, one document a line"),
-    OPT_STR(0, "sep", "STR", &show.sep, "write STR after each document; C escapes"), OPT_END
+    OPT_STR(0, "sep", "STR", &show.sep, "write STR after each document; C escapes"),
+    OPT_STR(0, "tokenizer", "SPEC", &show.tokenizer, "the one that the set was made with"), OPT_END
 };
 static struct opt stat_opts[] = {
     OPT_STR(0, "blend", "FILE", &show.blend, "the sets of a blend file instead: tokens, weight, epochs of each"),
@@ -128,8 +131,10 @@ static void check_options(void)
 /* The options that decide what is in the members, as text. */
 static void settings(struct buf *b)
 {
-    static const char *const no_matter[] = { "output",  "part",       "level", "log-every", "force",
-                                             "dry-run", "files-from", "null",  "take-ids",  "drop-ids" };
+    /* the tokenizer's hash stands for it, wherever its file is */
+    static const char *const no_matter[] = { "output",     "part", "level",    "log-every", "force",     "dry-run",
+                                             "files-from", "null", "take-ids", "drop-ids",  "tokenizer", "specials",
+                                             "eod" };
     for (struct opt *o = encode_opts; o->kind; o++) {
         bool matters = true;
         for (size_t i = 0; i < sizeof no_matter / sizeof *no_matter; i++)
@@ -177,7 +182,9 @@ static int encode(int n, char **operands)
         die_usage("too few arguments: no INPUT, and no --files-from");
     parse_part(&e, c);
     check_options();
-    struct tokenizer *t = tokenizer_try_open(en.tokenizer);
+    struct tokenizer *t = tokenizer_try_open(
+        en.tokenizer,
+        &(struct tokenizer_options){ .specials = (enum tokenizer_specials)en.specials, .eod = en.eod });
     if (!t)
         die_usage("%s", err_last());
     struct buf text = { 0 };
@@ -258,7 +265,7 @@ static void cat_set(const char *dir)
         die_usage("--sep does not go with --ids, which ends each document with a line end");
     unescape(show.sep ? show.sep : "", &sep);
     struct shards *s = open_set(dir);
-    inspect_print(s, &(struct inspect_print){ show.doc, show.ids, sep.data, sep.len });
+    inspect_print(s, &(struct inspect_print){ show.doc, show.ids, sep.data, sep.len, show.tokenizer });
     buf_free(&sep);
     shards_close(s);
 }
@@ -453,7 +460,7 @@ static struct tokenizer *imported_tokenizer(struct shard_info *info)
     if ((im.vocab < 0) != (im.eod < 0) || (im.hash && im.vocab < 0))
         die_usage("'--vocab N' and '--eod ID' need each other, and --tokenizer-hash both");
     if (im.vocab < 0) {
-        if (!(t = tokenizer_try_open(im.tokenizer)))
+        if (!(t = tokenizer_try_open(im.tokenizer, NULL)))
             die_usage("%s; '--vocab N --eod ID' describe a foreign one", err_last());
         const struct tokenizer_info *ti = tokenizer_info(t);
         *info = (struct shard_info){ .tokenizer_hash = ti->hash, .vocab = ti->vocab, .eod = ti->eod };

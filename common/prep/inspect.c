@@ -5,6 +5,7 @@
 
 #include <stdio.h>
 #include <stdlib.h>
+#include <string.h>
 
 #include "common/base/err.h"
 #include "common/base/mem.h"
@@ -79,12 +80,16 @@ static void range_of_doc(struct shards *s, int64_t doc, int64_t *from, int64_t *
         die("%s", err_last());
 }
 
-static struct tokenizer *tokenizer_of(const struct shards *s)
+static struct tokenizer *tokenizer_of(const struct shards *s, const char *spec)
 {
     const struct shard_info *info = shards_info(s);
-    struct tokenizer *t = tokenizer_try_open(info->tokenizer);
-    if (!t || tokenizer_info(t)->hash != info->tokenizer_hash)
-        die("'%s': its tokenizer '%s' is none of ours; --ids shows the ids", shards_dir(s), info->tokenizer);
+    if (!spec && strcmp(info->tokenizer, "bytes") != 0)
+        die("'%s': made with the tokenizer '%s': --tokenizer FILE says where it is, --ids shows the ids", shards_dir(s),
+            info->tokenizer);
+    struct tokenizer *t =
+        tokenizer_try_open_same(shards_dir(s), spec ? spec : info->tokenizer, info->tokenizer_hash, info->eod);
+    if (!t)
+        die("%s", err_last());
     return t;
 }
 
@@ -114,7 +119,7 @@ void inspect_walk(struct shards *s, int64_t doc, inspect_piece *f, void *arg)
 
 void inspect_print(struct shards *s, const struct inspect_print *o)
 {
-    struct tokenizer *t = o->ids ? NULL : tokenizer_of(s);
+    struct tokenizer *t = o->ids ? NULL : tokenizer_of(s, o->tokenizer);
     struct printer p = { .o = o, .stream = t ? token_stream_new(t) : NULL, .fresh = true };
     inspect_walk(s, o->doc, put_tokens, &p);
     buf_free(&p.text);

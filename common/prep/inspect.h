@@ -22,6 +22,7 @@ struct inspect_print {
     bool ids;        /* token ids, one document a line, instead of text */
     const char *sep; /* text: n_sep bytes behind each document */
     size_t n_sep;
+    const char *tokenizer; /* text: as tokenizer_try_open() takes it; NULL: by its name in the set */
 };
 /* Writes documents to the standard output. */
 void inspect_print(struct shards *s, const struct inspect_print *o);

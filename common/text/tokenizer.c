@@ -10,6 +10,7 @@
 
 #include "common/base/err.h"
 #include "common/base/hash.h"
+#include "kinds.h"
 
 uint32_t *token_ids_room(struct token_ids *ids, size_t n)
 {
@@ -30,10 +31,16 @@ void token_ids_free(struct token_ids *ids)
 
 enum { BYTES_EOD = 256 };
 
-static int bytes_try_open(struct tokenizer *t, const char *spec)
+static bool bytes_takes(const char *spec) { return strcmp(spec, "bytes") == 0; }
+
+static int bytes_try_open(struct tokenizer *t, const char *spec, const struct tokenizer_options *o)
 {
     static const char definition[] = "ssmtools bytes 1: ids 0-255 are bytes, 256 ends a document";
     (void)spec;
+    if (o->eod)
+        return err_set("'bytes' ends documents with id %d, not with '%s'", BYTES_EOD, o->eod);
+    if (o->eod_known && o->eod_id != BYTES_EOD)
+        return err_set("'bytes' ends documents with id %d, not with %lld", BYTES_EOD, (long long)o->eod_id);
     memcpy(t->info.name, "bytes", sizeof "bytes");
     t->info.hash = hash_bytes(definition, sizeof definition - 1);
     t->info.vocab = BYTES_EOD + 1;
@@ -72,27 +79,48 @@ static int bytes_try_decode(const struct tokenizer *t, void *state, const uint32
     return 0;
 }
 
-static const struct tokenizer_kind bytes = {
-    .name = "bytes", .try_open = bytes_try_open, .encode = bytes_encode, .try_decode = bytes_try_decode
-};
+static const struct tokenizer_kind bytes = { .name = "bytes",
+                                             .takes = bytes_takes,
+                                             .try_open = bytes_try_open,
+                                             .encode = bytes_encode,
+                                             .try_decode = bytes_try_decode };
 
 /* ---- all kinds ---- */
 
-static const struct tokenizer_kind *const kinds[] = { &bytes };
+static const struct tokenizer_kind *const kinds[] = { &bytes, &tokenizer_tiktoken, &tokenizer_hf };
 
-struct tokenizer *tokenizer_try_open(const char *spec)
+struct tokenizer *tokenizer_try_open(const char *spec, const struct tokenizer_options *o)
 {
+    static const struct tokenizer_options none = { 0 };
     for (size_t i = 0; i < sizeof kinds / sizeof *kinds; i++) {
-        if (strcmp(kinds[i]->name, spec) != 0)
+        if (!kinds[i]->takes(spec))
             continue;
         struct tokenizer *t = xcalloc(1, sizeof *t);
         t->kind = kinds[i];
-        if (t->kind->try_open(t, spec) == 0)
+        if (t->kind->try_open(t, spec, o ? o : &none) == 0)
             return t;
         free(t);
         return NULL;
     }
-    err_set("unknown tokenizer '%s' (there is: bytes)", spec);
+    err_set("unknown tokenizer '%s': not bytes, tiktoken:NAME:FILE, nor a file or folder that is there",
+            spec);
+    return NULL;
+}
+
+struct tokenizer *tokenizer_try_open_same(const char *what, const char *spec, uint64_t hash, int64_t eod)
+{
+    struct tokenizer_options o = { .eod_known = true, .eod_id = eod };
+    uint64_t got = 0;
+    for (int i = 0; i < 2; i++) {
+        o.specials = i ? SPECIALS_PARSE : SPECIALS_TEXT;
+        struct tokenizer *t = tokenizer_try_open(spec, &o);
+        if (!t || t->info.hash == hash)
+            return t;
+        got = i ? got : t->info.hash;
+        tokenizer_free(t);
+    }
+    err_set("%s: made with another tokenizer (%016llx) than '%s' (%016llx)", what, (unsigned long long)hash,
+            spec, (unsigned long long)got);
     return NULL;
 }
 
@@ -120,8 +148,8 @@ struct token_stream *token_stream_new(const struct tokenizer *t)
 
 void token_stream_free(struct token_stream *s)
 {
-    if (s)
-        free(s->state);
+    if (s && s->t->kind->free_state)
+        s->t->kind->free_state(s->state);
     free(s);
 }
 

@@ -4,8 +4,8 @@
  * A tokenizer is read once and never changes, so threads may share it. What an encoder or decoder remembers
  * between the pieces of a document (the word that a piece cut in two, a leading blank to drop) lives in a
  * struct token_stream, one a thread and direction. A document may come in pieces of any size: the ids are the
- * same as for the whole. The end-of-document id is never made by encoding text; whoever stores documents adds
- * it.
+ * same as for the whole. Whoever stores documents adds the end-of-document id; text makes it only if it is asked to
+ * read special tokens in it (SPECIALS_PARSE), or an added token that is not special ends documents.
  *
  * To add a kind: a static struct tokenizer_kind in a file of its own and its row in tokenizer.c's table.
  */
@@ -33,9 +33,25 @@ struct token_ids {
 };
 void token_ids_free(struct token_ids *ids);
 
+/* What "<|endoftext|>" in a document is: text like any other, or the token of that name. */
+enum tokenizer_specials { SPECIALS_TEXT, SPECIALS_PARSE };
+
+struct tokenizer_options {
+    enum tokenizer_specials specials;
+    const char *eod; /* the token that ends a document; NULL: the usual one */
+    bool eod_known;  /* with eod NULL: it is the id eod_id */
+    int64_t eod_id;
+};
+
 struct tokenizer;
-/* By what a user names: "bytes" (later also a file). NULL with err_last(). */
-struct tokenizer *tokenizer_try_open(const char *spec) __attribute__((warn_unused_result));
+/* By what a user names: "bytes"; a tokenizer.json of Hugging Face, or a folder with one; "tiktoken:NAME:FILE".
+ * NULL options: all zero. NULL with err_last(). */
+struct tokenizer *tokenizer_try_open(const char *spec, const struct tokenizer_options *o)
+    __attribute__((warn_unused_result));
+/* The one that a file was made with, which tells its hash and eod: the options are found out. NULL with err_last()
+ * when spec names another. `what` is who asks. */
+struct tokenizer *tokenizer_try_open_same(const char *what, const char *spec, uint64_t hash, int64_t eod)
+    __attribute__((warn_unused_result));
 void tokenizer_free(struct tokenizer *t);
 const struct tokenizer_info *tokenizer_info(const struct tokenizer *t);
 
@@ -52,12 +68,15 @@ void tokenizer_encode(struct token_stream *s, const void *text, size_t n, bool l
 int tokenizer_try_decode(struct token_stream *s, const uint32_t *ids, size_t n, bool last, struct buf *text)
     __attribute__((warn_unused_result));
 
-/* What a kind provides. `state` is per stream, made by new_state (NULL: it needs none), freed by free(). */
+/* What a kind provides. `state` is per stream, made by new_state (NULL: it needs none), taken back by free_state. */
 struct tokenizer_kind {
-    const char *name;
-    int (*try_open)(struct tokenizer *t, const char *spec); /* fills info and impl; NULL impl is fine */
+    const char *name;                /* as messages call it */
+    bool (*takes)(const char *spec); /* the first kind that does opens it */
+    /* Fills info and impl; NULL impl is fine. */
+    int (*try_open)(struct tokenizer *t, const char *spec, const struct tokenizer_options *o);
     void (*release)(struct tokenizer *t);
     void *(*new_state)(const struct tokenizer *t);
+    void (*free_state)(void *state);
     void (*encode)(const struct tokenizer *t, void *state, const unsigned char *text, size_t n, bool last,
                    struct token_ids *ids);
     int (*try_decode)(const struct tokenizer *t, void *state, const uint32_t *ids, size_t n, bool last,

@@ -257,4 +257,27 @@ ok 'two at once on one folder: one is refused, or finds it done' '
         wait $a; ca=$?; wait $b; cb=$?
         [ $((ca + cb)) -eq 1 ] && "$SSM_BIN/tokshard" check er || { echo "exit codes $ca $cb"; exit 1; }
     done'
+# ---- tokenizers: their ids are tests/bpe.c's business ----
+G=$SSM_TOP/tests/golden/tokenizer
+printf 'The quick brown fox<|endoftext|> d\303\251j\303\240 vu, 1234  \n\n\tx<|endoftext|>' >tok.txt
+ok 'text through a tokenizer.json and back, by file and by folder' '
+    encode -o gpt2 --tokenizer "$G/gpt2/tokenizer.json" tok.txt && "$T" cat --tokenizer "$G/gpt2" gpt2 >got && cmp tok.txt got &&
+    test "$(value gpt2 tokenizer)" = gpt2 && test "$(value gpt2 tokens)" -lt "$(wc -c <tok.txt)" && "$T" check -q gpt2'
+ok 'the end token is one, in a document it is text unless asked' '
+    test "$("$T" cat --ids gpt2 | tr " " "\n" | grep -cx 700)" -eq 1 &&
+    encode -o parsed --specials parse --tokenizer "$G/gpt2" tok.txt &&
+    test "$("$T" cat --ids parsed | tr " " "\n" | grep -cx 700)" -eq 3 && "$T" cat --tokenizer "$G/gpt2" parsed >got &&
+    test "$(wc -c <got)" -eq $(($(wc -c <tok.txt) - 26))'
+ok 'another end token' '
+    encode -o bang --eod "!" --tokenizer "$G/gpt2" tok.txt && test "$("$T" cat --ids bang | tr " " "\n" | tail -n 1)" -eq 0 &&
+    "$T" cat --tokenizer "$G/gpt2" bang >got && cmp tok.txt got'
+ok 'the same set wherever the tokenizer lies, another with other options' '
+    cp -r "$G/gpt2" elsewhere && cp elsewhere/tokenizer.json gpt2.json && "$T" encode -o part --part 1/1 --tokenizer "$G/gpt2" tok.txt 2>/dev/null &&
+    "$T" encode -o part --part 1/1 --tokenizer gpt2.json tok.txt 2>err && grep -q "there already" err &&
+    one_line 1 "other inputs or options" "$T" encode -q -o part --part 1/1 --tokenizer gpt2.json --specials parse tok.txt'
+ok 'what cannot be' '
+    one_line 2 nowhere "$T" encode -q -o no --tokenizer nowhere tok.txt && one_line 2 "not a plain file" "$T" encode -q -o no --tokenizer /dev/null tok.txt &&
+    one_line 2 "--eod" "$T" encode -q -o no --tokenizer "$G/gpt2" --eod "<none>" tok.txt && one_line 2 cl100k "$T" encode -q -o no --tokenizer tiktoken:x:y tok.txt &&
+    one_line 2 line "$T" encode -q -o no --tokenizer tok.txt tok.txt && one_line 1 "--tokenizer" "$T" cat gpt2 &&
+    one_line 1 "another tokenizer" "$T" cat --tokenizer "$G/llama3" gpt2'
 done_testing
