@@ -11,6 +11,7 @@
 #   SAN=1              AddressSanitizer and UndefinedBehaviorSanitizer
 #   MATMUL=dnnl|cblas  the library behind matrix products on the CPU
 #   CUDA=0|1           device code; detected by nvcc
+#   SENTENCEPIECE=0|1  its model files as tokenizers; detected by pkg-config and g++
 #   V=1                print commands;  O=DIR build elsewhere;  PREFIX= DESTDIR= for install
 
 MAKEFLAGS += --warn-undefined-variables -rR --no-print-directory
@@ -25,6 +26,7 @@ DEBUG ?= 0
 SAN   ?= 0
 MATMUL ?= dnnl
 CUDA  ?= $(if $(shell command -v nvcc 2>/dev/null),1,0)
+SENTENCEPIECE ?= $(if $(shell pkg-config --exists sentencepiece 2>/dev/null && command -v g++ 2>/dev/null),1,0)
 V     ?= 0
 PREFIX ?= /usr/local
 DESTDIR ?=
@@ -37,12 +39,14 @@ VARIANT := $(if $(filter 1,$(SAN)),san,$(if $(filter 1,$(DEBUG)),debug,release))
 O ?= build/$(VARIANT)
 
 CC := $(if $(filter default undefined,$(origin CC)),gcc,$(CC))
+CXX := $(if $(filter default undefined,$(origin CXX)),g++,$(CXX))
 AR := ar
 LD := ld
 OBJCOPY := objcopy
 ARCH := $(shell uname -m)
 
 # ---- flags ----
+comma := ,
 PKG := hdf5 libzstd zlib libxxhash jansson libpcre2-8 libutf8proc mpich
 PKG_CFLAGS = $(shell pkg-config --cflags $(PKG) 2>/dev/null | sed 's/-I/-isystem /g')
 PKG_LIBS   = $(shell pkg-config --libs $(filter-out mpich,$(PKG)) 2>/dev/null) -lmpich
@@ -63,10 +67,14 @@ KERNEL_C = -std=c11 -D_POSIX_C_SOURCE=200809L -fopenmp $(KOPT_$(VARIANT)) $(WARN
         -ffp-contract=fast -fno-math-errno -fno-trapping-math
 MATMUL_LIBS := $(if $(filter cblas,$(MATMUL)),-lopenblas,-ldnnl)
 MATMUL_C := $(if $(filter cblas,$(MATMUL)),-DSSM_CBLAS,)
+# The one C++ file, and what it is for; tools that tokenise nothing do without.
+CXXFLAGS_ALL = -std=c++17 -pthread $(OPT_$(VARIANT)) -Wall -Wextra $(if $(filter 1,$(WERROR)),-Werror) $(EXTRA_CFLAGS) -I. \
+        $(shell pkg-config --cflags sentencepiece 2>/dev/null | sed 's/-I/-isystem /g')
+SPM_C := -DSSM_SENTENCEPIECE=$(SENTENCEPIECE)
+SPM_LIBS := $(if $(filter 1,$(SENTENCEPIECE)),-Wl$(comma)--push-state$(comma)--as-needed -lsentencepiece -lstdc++ -Wl$(comma)--pop-state)
 # polite.c stands in front of functions of shared libraries: nothing else pulls it out of the archive.
 LDFLAGS += -Wl,-u,ucp_worker_progress -pthread -fopenmp $(if $(filter 1,$(SAN)),-fsanitize=address$(comma)undefined,)
-LIBS = $(PKG_LIBS) $(MATMUL_LIBS) -lm -ldl
-comma := ,
+LIBS = $(PKG_LIBS) $(MATMUL_LIBS) $(SPM_LIBS) -lm -ldl
 
 # ---- sources ----
 COMMON_SRC := $(filter-out common/io/h5zstd_plugin.c,$(wildcard common/*/*.c))
@@ -83,7 +91,7 @@ TOOLS := $(patsubst tools/%.c,%,$(wildcard tools/*.c))
 TEST_MAINS := $(filter-out ops,$(patsubst tests/%.c,%,$(filter-out $(wildcard tests/ops_*.c),$(wildcard tests/*.c))))
 TEST_BINS := $(if $(wildcard tests/ops.c),ops) $(TEST_MAINS)
 
-LIB_OBJ := $(COMMON_SRC:%.c=$O/%.o) $(KERNEL_PLAIN:%.c=$O/%.o) $(if $(KERNEL_SRC),$(ISA:%=$O/kernels/cpu-%.o))
+LIB_OBJ := $(COMMON_SRC:%.c=$O/%.o) $(if $(filter 1,$(SENTENCEPIECE)),$O/common/text/sentencepiece_shim.o) $(KERNEL_PLAIN:%.c=$O/%.o) $(if $(KERNEL_SRC),$(ISA:%=$O/kernels/cpu-%.o))
 TOOL_BIN := $(TOOLS:%=$O/bin/%)
 TEST_BIN := $(TEST_BINS:%=$O/tests/%)
 PLUGIN := $(if $(wildcard common/io/h5zstd_plugin.c),$O/lib/libh5zstd.so)
@@ -101,6 +109,7 @@ $O/$(1): force
 	@mkdir -p $$(@D); printf '%s\n' '$(2)' | cmp -s - $$@ || printf '%s\n' '$(2)' >$$@
 endef
 $(eval $(call stamp,cflags,$$(CC) $$(ALLC) $$(MATMUL_C) $$(ISA_DEFS)))
+$(eval $(call stamp,spmflags,$$(CXX) $$(CXXFLAGS_ALL) $$(SPM_C)))
 $(eval $(call stamp,kflags,$$(CC) $$(KERNEL_C) $$(ISA)))
 $(eval $(call stamp,ldflags,$$(CC) $$(LDFLAGS) $$(LIBS) $$(LIB_OBJ)))
 
@@ -108,14 +117,20 @@ $O/gen/buildinfo.h: force
 	@mkdir -p $(@D); { \
 	printf '#define SSM_VERSION "%s%s"\n' '$(VERSION)' \
 	  "$$(git describe --always --dirty 2>/dev/null | sed 's/^/-g/')"; \
-	printf '#define SSM_BUILD "build: $(VARIANT), %s\\nmatmul: $(MATMUL)\\nhdf5: %s\\nmpi: mpich %s\\nzstd: %s\\n"\n' \
+	printf '#define SSM_BUILD "build: $(VARIANT), %s\\nmatmul: $(MATMUL)\\nhdf5: %s\\nmpi: mpich %s\\nzstd: %s\\nsentencepiece: %s\\n"\n' \
 	  "$$($(CC) --version | head -n 1 | tr -d '"')" "$$(pkg-config --modversion hdf5)" \
-	  "$$(pkg-config --modversion mpich)" "$$(pkg-config --modversion libzstd)"; } >$@.new; \
+	  "$$(pkg-config --modversion mpich)" "$$(pkg-config --modversion libzstd)" \
+	  "$(if $(filter 1,$(SENTENCEPIECE)),$$(pkg-config --modversion sentencepiece),none)"; } >$@.new; \
 	cmp -s $@.new $@ && rm $@.new || mv $@.new $@
 
 $O/%.o: %.c $O/cflags | $O/gen/buildinfo.h
 	@mkdir -p $(@D)
-	$Q$(CC) $(ALLC) $(if $(filter kernels/%,$<),$(MATMUL_C) $(ISA_DEFS)) -MMD -MP -c -o $@ $<
+	$Q$(CC) $(ALLC) $(if $(filter kernels/%,$<),$(MATMUL_C) $(ISA_DEFS)) $(if $(filter %/sentencepiece.c,$<),$(SPM_C)) -MMD -MP -c -o $@ $<
+
+$O/common/text/sentencepiece.o: $O/spmflags
+$O/%.o: %.cc $O/spmflags
+	@mkdir -p $(@D)
+	$Q$(CXX) $(CXXFLAGS_ALL) -MMD -MP -c -o $@ $<
 
 define isa_rules
 $O/kernels/$(1)/%.o: kernels/%.c $O/kflags
@@ -155,6 +170,7 @@ info:
 	@echo 'kernels   $(ISA)   (SSM_CPU=$(lastword $(ISA)) at run time takes a lower one)'
 	@echo 'matmul    $(MATMUL)   (MATMUL=dnnl|cblas)'
 	@for p in $(PKG); do printf '%-9s %s\n' $$p "$$(pkg-config --modversion $$p 2>/dev/null || echo missing: make deps)"; done
+	@echo 'sentencepiece $(if $(filter 1,$(SENTENCEPIECE)),$(shell pkg-config --modversion sentencepiece 2>/dev/null || echo missing: make deps),off)   (SENTENCEPIECE=$(SENTENCEPIECE))'
 	@echo 'cuda      $(if $(filter 1,$(CUDA)),$(shell nvcc --version 2>/dev/null | sed -n 's/.*release \([0-9.]*\).*/toolkit \1/p')$(if $(wildcard kernels/*.cu),,; no device sources in this version),off)   (CUDA=$(CUDA))'
 
 # ---- what people and CI run ----

@@ -39,7 +39,7 @@ static struct {
 
 static struct opt encode_opts[] = {
     OPT_STR('o', "output", "DIR", &en.output, "folder of the set"),
-    OPT_STR(0, "tokenizer", "SPEC", &en.tokenizer, "bytes, a tokenizer.json or its folder, tiktoken:NAME:FILE"),
+    OPT_STR(0, "tokenizer", "SPEC", &en.tokenizer, "bytes, a tokenizer.json or its folder, tiktoken:NAME:FILE, FILE.model"),
     OPT_CHOICE(0, "specials", &en.specials, "text|parse", "what special tokens are that stand in a document"),
     OPT_STR(0, "eod", "TOKEN", &en.eod, "the token that ends a document; the usual ones are found"),
     OPT_CHOICE(0, "format", &en.format, "auto|text|jsonl",

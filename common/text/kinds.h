@@ -6,6 +6,6 @@
 
 #include "tokenizer.h"
 
-extern const struct tokenizer_kind tokenizer_hf, tokenizer_tiktoken;
+extern const struct tokenizer_kind tokenizer_hf, tokenizer_tiktoken, tokenizer_sentencepiece;
 
 #endif

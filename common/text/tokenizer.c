@@ -87,7 +87,8 @@ static const struct tokenizer_kind bytes = { .name = "bytes",
 
 /* ---- all kinds ---- */
 
-static const struct tokenizer_kind *const kinds[] = { &bytes, &tokenizer_tiktoken, &tokenizer_hf };
+static const struct tokenizer_kind *const kinds[] = { &bytes, &tokenizer_tiktoken, &tokenizer_sentencepiece,
+                                                  &tokenizer_hf };
 
 struct tokenizer *tokenizer_try_open(const char *spec, const struct tokenizer_options *o)
 {
@@ -102,7 +103,8 @@ struct tokenizer *tokenizer_try_open(const char *spec, const struct tokenizer_op
         free(t);
         return NULL;
     }
-    err_set("unknown tokenizer '%s': not bytes, tiktoken:NAME:FILE, nor a file or folder that is there",
+    err_set("unknown tokenizer '%s': not bytes, tiktoken:NAME:FILE, FILE.model, nor a file or folder that is "
+            "there",
             spec);
     return NULL;
 }

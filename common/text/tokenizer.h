@@ -44,7 +44,8 @@ struct tokenizer_options {
 };
 
 struct tokenizer;
-/* By what a user names: "bytes"; a tokenizer.json of Hugging Face, or a folder with one; "tiktoken:NAME:FILE".
+/* By what a user names: "bytes"; a tokenizer.json of Hugging Face, or a folder with one; "tiktoken:NAME:FILE";
+ * FILE.model of SentencePiece.
  * NULL options: all zero. NULL with err_last(). */
 struct tokenizer *tokenizer_try_open(const char *spec, const struct tokenizer_options *o)
     __attribute__((warn_unused_result));
@@ -88,6 +89,8 @@ struct tokenizer {
     const struct tokenizer_kind *kind;
     void *impl;
 };
+
+extern const struct tokenizer_kind tokenizer_sentencepiece; /* sentencepiece.c */
 
 /* Makes room for n more ids and returns where they go; the caller adds to ids->n. For kinds. */
 uint32_t *token_ids_room(struct token_ids *ids, size_t n);

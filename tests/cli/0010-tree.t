@@ -35,7 +35,7 @@ arrows() { # one line for each include that points up or sideways
 owner() { # HEADER-PATTERN FILE...: files other than these that include it
     pattern=$1
     shift
-    grep -rlE "^ *# *include <$pattern" common kernels tools --include='*.[ch]' --include='*.cu' | while read -r f; do
+    grep -rlE "^ *# *include <$pattern" common kernels tools --include='*.[ch]' --include='*.cc' --include='*.cu' | while read -r f; do
         case " $* " in *" $f "*) ;; *) echo "$f includes $pattern" ;; esac
     done
 }
@@ -57,6 +57,7 @@ ok 'zlib' 'none owner "zlib\.h" common/text/ungzip.c'
 ok 'a private header is for the files of its name' 'none strangers'
 ok 'MPI' 'none owner mpi.h common/dist/mpi.c'
 ok 'matrix library' 'none owner "(oneapi|dnnl|cblas)" kernels/matmul.c'
+ok 'SentencePiece' 'none owner sentencepiece common/text/sentencepiece_shim.cc'
 ok 'jansson' 'none owner jansson common/base/json.c'
 ok 'PCRE2' 'none owner pcre2 common/text/split_regex.c'
 ok 'utf8proc' 'none owner utf8proc common/text/split_nfc.c'
