@@ -84,6 +84,12 @@ void comm_all_gather(struct comm *c, const void *mine, size_t bytes, void *all)
     c->t->all_gather(c, mine, bytes, all);
 }
 
+void comm_all_to_all(struct comm *c, const void *send, const size_t *scount, const size_t *sdispl, void *recv,
+                     const size_t *rcount, const size_t *rdispl)
+{
+    c->t->all_to_all(c, send, scount, sdispl, recv, rcount, rdispl);
+}
+
 void comm_send(struct comm *c, const void *data, size_t bytes, int to, int tag) { c->t->send(c, data, bytes, to, tag); }
 void comm_recv(struct comm *c, void *data, size_t bytes, int from, int tag) { c->t->recv(c, data, bytes, from, tag); }
 

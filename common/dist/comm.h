@@ -55,6 +55,9 @@ void comm_free(struct comm *c);
 void comm_barrier(struct comm *c);
 void comm_bcast(struct comm *c, void *data, size_t bytes, int root);
 void comm_all_gather(struct comm *c, const void *mine, size_t bytes, void *all);
+/* Rank r gets scount[r] bytes at send + sdispl[r]; the rcount[s] bytes of rank s come to recv + rdispl[s]. */
+void comm_all_to_all(struct comm *c, const void *send, const size_t *scount, const size_t *sdispl, void *recv,
+                     const size_t *rcount, const size_t *rdispl);
 /* In place sums in rank order; scratch for f32: every rank adds its share of the elements. */
 void comm_sum_f32(struct comm *c, float *x, int64_t n);
 void comm_sum_f64(struct comm *c, double *x, int64_t n);
