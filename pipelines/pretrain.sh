@@ -11,6 +11,9 @@
 #   work       folder of everything that is made
 #   input      files of text (blanks between them; patterns are expanded)
 #   encode     more options of 'tokshard encode', e.g. --split para
+#   tokenizer  what 'tokshard encode --tokenizer' takes (default bytes); train:N learns one of N tokens from the documents
+#              that are not held out, and writes WORK/tokenizer.json
+#   learn      more options of 'tokshard train', e.g. --pattern cl100k; those that say what a document is come from encode
 #   valid      share of the documents held out, e.g. 0.01
 #   ranks      MPI ranks of tokshard, ssmtrain, ssmeval (default 1)
 #   model      preset or file
@@ -28,19 +31,51 @@ here=$(cd "$(dirname "$0")" && pwd)
 conf=$1
 shift
 stages=${*:-data train merge eval report}
-conf_ranks=1 conf_valid=0.01 conf_encode='' conf_train='' conf_eval='' conf_prompt='' conf_generate=''
-conf_read "$conf" work input encode valid ranks model train eval prompt generate
+conf_ranks=1 conf_valid=0.01 conf_encode='' conf_train='' conf_eval='' conf_prompt='' conf_generate='' conf_tokenizer='' conf_learn=''
+conf_read "$conf" work input tokenizer learn encode valid ranks model train eval prompt generate
 need work input model
 find_tools
 work=$conf_work
 mkdir -p "$work"
 
+# What of the options of 'encode' says which documents there are: 'train' takes these too.
+documents() {
+    while [ $# -gt 0 ]; do
+        case $1 in
+        --format=* | --split=* | --separator=* | --text-key=* | --max-line=* | --skip-bad) printf '%s ' "$1" ;;
+        --format | --split | --separator | --text-key | --max-line)
+            printf '%s %s ' "$1" "${2:-}"
+            [ $# -lt 2 ] || shift
+            ;;
+        esac
+        shift
+    done
+}
+
+spec=$conf_tokenizer
+case $conf_tokenizer in
+train:*) spec=$work/tokenizer.json ;;
+*) [ -z "$conf_learn" ] || usage_error "$conf: 'learn' needs 'tokenizer = train:N'" ;;
+esac
+
+# shellcheck disable=SC2086,SC2046
+learn() {
+    case $conf_tokenizer in
+    train:*)
+        stage "data (tokenizer)" "$work/tokenizer.json" \
+            ranks "$conf_ranks" "$bin/tokshard" train --vocab "${conf_tokenizer#train:}" --valid-share "$conf_valid" \
+            $(documents $conf_encode) $conf_learn -o "$work/tokenizer.json" $conf_input
+        ;;
+    esac
+}
+
 # The options of the .conf are words: they are meant to be split, and patterns to be expanded.
 # shellcheck disable=SC2154,SC2086
 data() {
+    learn
     for take in train valid; do
         stage "data ($take)" "$work/$take/index.h5" \
-            ranks "$conf_ranks" "$bin/tokshard" encode $conf_encode --take $take --valid-share "$conf_valid" \
+            ranks "$conf_ranks" "$bin/tokshard" encode ${spec:+"--tokenizer=$spec"} $conf_encode --take $take --valid-share "$conf_valid" \
             -o "$work/$take" $conf_input
     done
 }

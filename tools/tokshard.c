@@ -10,6 +10,7 @@
 
 #include "common/base/err.h"
 #include "common/base/hash.h"
+#include "common/base/json.h"
 #include "common/base/mem.h"
 #include "common/base/meter.h"
 #include "common/base/opt.h"
@@ -23,6 +24,7 @@
 #include "common/prep/inputs.h"
 #include "common/prep/inspect.h"
 #include "common/prep/merge.h"
+#include "common/prep/learn.h"
 #include "common/prep/parts.h"
 #include "common/prep/stats.h"
 #include "common/text/ids.h"
@@ -222,6 +224,122 @@ static int encode(int n, char **operands)
     ids_free(drop);
     tokenizer_free(t);
     return comm_agree(c, EXIT_DONE);
+}
+
+/* ---- train ---- */
+
+static struct {
+    const char *output, *specials, *separator, *text_key;
+    int pattern, split, format;
+    int64_t vocab, min_frequency, max_line, memory;
+    double valid_share, log_seconds;
+    bool skip_bad, force;
+} tr = { .specials = "<|endoftext|>",
+         .text_key = "text",
+         .min_frequency = 2,
+         .max_line = 256 << 20,
+         .memory = 4LL << 30,
+         .log_seconds = 10 };
+
+static struct opt train_opts[] = {
+    OPT_STR('o', "output", "FILE", &tr.output, "the tokenizer, a tokenizer.json"),
+    OPT_INT(0, "vocab", "N", &tr.vocab, 0, 1 << 30, "tokens, the special ones and 256 bytes among them"),
+    OPT_CHOICE(0, "pattern", &tr.pattern, LEARN_PATTERNS, "what cuts text into words"),
+    OPT_INT(0, "min-frequency", "N", &tr.min_frequency, 1, OPT_MAX_INT, "pairs that occur less often stay apart"),
+    OPT_STR(0, "specials", "LIST", &tr.specials, "special tokens, with commas between; the first ends a document"),
+    OPT_REAL(0, "valid-share", "X", &tr.valid_share, 0, 1, "leave out what 'encode --take valid' would take"),
+    OPT_CHOICE(0, "format", &tr.format, "auto|text|jsonl", "as for encode"),
+    OPT_CHOICE(0, "split", &tr.split, "file|line|para|sep", "as for encode"),
+    OPT_STR(0, "separator", "STR", &tr.separator, "as for encode"),
+    OPT_STR(0, "text-key", "KEY", &tr.text_key, "as for encode"),
+    OPT_INT(0, "max-line", "BYTES", &tr.max_line, 2, 1LL << 40, "as for encode"),
+    OPT_FLAG(0, "skip-bad", &tr.skip_bad, "as for encode"),
+    OPT_INT(0, "memory", "BYTES", &tr.memory, 1024, OPT_MAX_INT, "most bytes of distinct words"),
+    OPT_REAL(0, "log-every", "SECONDS", &tr.log_seconds, 0, 1e9, "time between progress lines in a log"),
+    OPT_FLAG('f', "force", &tr.force, "replace what is there"),
+    OPT_END
+};
+
+/* What the file, which is JSON, can hold. */
+static bool is_text(const char *s)
+{
+    struct buf b = { 0 };
+    buf_add(&b, "[\"", 2);
+    for (; *s; s++)
+        if ((unsigned char)*s < 0x20 || *s == '"' || *s == '\\')
+            buf_addf(&b, "\\u%04x", (unsigned)*s);
+        else
+            buf_add(&b, s, 1);
+    buf_add(&b, "\"]", 2);
+    struct json *j = json_try_block("text", b.data, b.len);
+    bool fine = j != NULL;
+    buf_free(&b);
+    json_free(j);
+    return fine;
+}
+
+/* "a,b" to its parts, in place. */
+static const char **parse_specials(char *list, size_t *n)
+{
+    const char **part = NULL;
+    size_t cap = 0;
+    *n = 0;
+    if (!is_text(list))
+        die_usage("'%s' of 'specials' is not UTF-8", tr.specials);
+    while (*list) {
+        size_t len = strcspn(list, ",");
+        bool more = list[len] == ',';
+        if (len == 0 || (more && !list[len + 1]))
+            die_usage("'%s' of 'specials' has an empty token", tr.specials);
+        list[len] = '\0';
+        *(const char **)grow(&part, n, &cap, sizeof *part) = list;
+        list += len + more;
+    }
+    return part;
+}
+
+static int train(int n, char **inputs)
+{
+    struct learn_counts k;
+    if (!tr.output)
+        die_usage("where to? -o FILE is missing");
+    if ((tr.split == DOCS_SEP) != (tr.separator != NULL))
+        die_usage("'--split sep' and '--separator STR' need each other");
+    if (tr.separator && (!*tr.separator || strpbrk(tr.separator, "\r\n")))
+        die_usage("the separator is one line, not empty");
+    if (!tr.vocab)
+        die_usage("how many tokens? --vocab N is missing");
+    if (tr.valid_share >= 1)
+        die_usage("'--valid-share %g' leaves nothing to learn from", tr.valid_share);
+    char *list = xstrdup(tr.specials);
+    struct learn l = { .output = tr.output,
+                       .docs = { .format = (enum docs_format)tr.format,
+                                 .split = (enum docs_split)tr.split,
+                                 .separator = tr.separator,
+                                 .text_key = tr.text_key,
+                                 .max_line = tr.max_line,
+                                 .skip_bad = tr.skip_bad },
+                       .bpe = { .vocab = tr.vocab, .least = tr.min_frequency },
+                       .pattern = (enum learn_pattern)tr.pattern,
+                       .valid_share = tr.valid_share,
+                       .memory = tr.memory,
+                       .log_seconds = tr.log_seconds,
+                       .force = tr.force };
+    l.bpe.specials = parse_specials(list, &l.bpe.n_specials);
+    if (tr.vocab < 256 + (int64_t)l.bpe.n_specials)
+        die_usage("'--vocab %lld' is less than 256 bytes and %zu special tokens", (long long)tr.vocab, l.bpe.n_specials);
+    learn_run(&l, inputs, n, comm_world(), &k);
+    note(1, "%lld documents, %lld bytes; skipped: %lld empty, %lld bad; left out: %lld", (long long)k.docs,
+         (long long)k.bytes, (long long)k.empty, (long long)k.bad, (long long)k.other);
+    note(1, "%lld words, %lld distinct, counted in %.1f s; %lld merges learnt in %.1f s", (long long)k.words,
+         (long long)k.distinct, k.counted, (long long)k.merges, k.learnt);
+    if (err_rank() == 0 && k.tokens < tr.vocab)
+        warn("only %lld tokens, not %lld: no other pair occurs %lld times", (long long)k.tokens, (long long)tr.vocab,
+             (long long)tr.min_frequency);
+    meter_last_words(NULL);
+    free((void *)l.bpe.specials);
+    free(list);
+    return comm_agree(comm_world(), EXIT_DONE);
 }
 
 /* ---- cat, stat, check ---- */
@@ -540,6 +658,8 @@ static int export_main(int n, char **args)
 static const struct command commands[] = {
     { "tokshard encode", "[options] -o DIR [INPUT...]",
       "Turn the documents of text or JSONL files into token shards.", encode_opts, NULL, 0, -1, encode },
+    { "tokshard train", "[options] --vocab N -o FILE INPUT...",
+      "Learn a byte-level BPE tokenizer from text or JSONL files.", train_opts, NULL, 1, -1, train },
     { "tokshard index", "[options] DIR", "Close a set whose parts were made one by one.", index_opts, NULL, 1,
       1, index_main },
     { "tokshard cat", "[options] DIR", "Write the documents of a set to the standard output.", cat_opts, NULL,

@@ -18,7 +18,6 @@ typedef void inspect_piece(void *arg, const uint32_t *ids, size_t n, bool last);
 void inspect_walk(struct shards *s, int64_t doc, inspect_piece *f, void *arg);
 
 struct inspect_print {
-    const char *tokenizer; /* what to open for text; NULL: what the set names */
     int64_t doc;           /* only this one, from 0; -1: all */
     bool ids;              /* token ids, one document a line, instead of text */
     const char *sep;       /* text: n_sep bytes behind each document */

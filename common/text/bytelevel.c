@@ -235,6 +235,7 @@ void bytelevel_describe(struct tokenizer *t, const struct buf *more)
     if (bl->norm)
         hash_add(h, split_name(bl->norm), strlen(split_name(bl->norm)) + 1);
     bpe_hash(bl->bpe, h);
+    t->info.needs_utf8 = true; /* the words are cut from characters */
     hash_add(h, &t->info.eod, sizeof t->info.eod);
     hash_add(h, more->data, more->len);
     t->info.hash = hash_end(h);
