@@ -167,7 +167,7 @@ enum { BLOCK = 64 };
 
 #ifdef __SSE2__
 struct masks {
-    uint64_t upper, letter, digit, blank, space, line, quote,
+    uint64_t upper, letter, digit, blank, space, line, slash, quote,
         high; /* blank is ' ', space the other white space */
 };
 
@@ -195,8 +195,10 @@ INLINE struct masks look(const unsigned char *p, enum block_rules rules)
         m.high |= (uint64_t)(unsigned)_mm_movemask_epi8(c) << i;
         if (rules != RULES_GPT2)
             m.line |= (equal(c, '\n') | equal(c, '\r')) << i;
-        if (rules == RULES_O200K)
+        if (rules == RULES_O200K) {
             m.upper |= below(c, 'A', 26) << i;
+            m.slash |= equal(c, '/') << i;
+        }
     }
     return m;
 }
@@ -225,9 +227,14 @@ INLINE uint64_t begins(const unsigned char *p, enum block_rules rules, size_t *h
         begin |= m.letter & ~((m.letter | m.blank | (m.space & ~m.line) | other_begins) << 1);
         begin |= m.digit & ~(m.digit << 1);
         size_t digits = first_bit(m.digit & m.digit << 1 & m.digit << 2 & m.digit << 3);
-        size_t line = first_bit(m.line);
-        if (line < BLOCK && line > 0 && ((m.letter | m.digit) >> (line - 1) & 1))
-            line++; /* it begins a word, whatever follows */
+        /* Line ends belong to the signs before them, else to the white space before them, up to the last one in it. */
+        uint64_t plain = white & ~m.line, behind = plain & (m.line << 1);
+        begin &= ~(m.line & (white | other) << 1);
+        begin |= behind;
+        size_t line = BLOCK;
+        uint64_t run = plain + behind; /* carries to what stands behind white space behind a line end */
+        if (m.line && (run < plain || (run & ~plain & (m.line | m.high)) || (m.slash & m.line << 1)))
+            line = first_bit(m.line);
         size_t quote;
         if (rules == RULES_CL100K) {
             quote = first_bit(m.quote & other_begins) + 1;
@@ -250,7 +257,7 @@ INLINE size_t by_blocks(const unsigned char *p, size_t n, size_t *s, size_t *nex
         size_t high, at = *s;
         uint64_t bits = begins(p + at, rules, &high);
         if (high < BLOCK / 2)
-            *next = at + high + 16;
+            *next = at + high + BLOCK;
         if (!bits)
             break;
         do {

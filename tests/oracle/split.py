@@ -4,7 +4,8 @@ SPDX-License-Identifier: MIT
 
     pip install tokenizers tiktoken unicodedata2==16.0.0
     python3 tests/oracle/split.py golden             writes tests/golden/split/*.bin
-    python3 tests/oracle/split.py compare [ROUNDS]   every code point in contexts, then ROUNDS x 1000 random texts a setting
+    python3 tests/oracle/split.py compare [ROUNDS [NAME...]]   ROUNDS x 1000 random texts a setting, then every
+                                                     code point in contexts; tiktoken's settings are 'tiktoken NAME'
 
 The library is built from the sources into a temporary folder. A tokenizer.json is built for each setting and given to
 both sides. tiktoken does not say where words end, so each text gets an encoding of its own in which every piece of it
@@ -170,6 +171,8 @@ NASTY = list("   aAbBsStdmlrveREVLMDT''''‘’ſK019٣৭²½Ⅻ.,!?/-_\\\"()[]
              "\u202f\u205f\u3000\u200b\ufeff\x00\x7f\xad" "éeßſtﬁŉİıǅʰªºñn\u0301\u0327\u0323\u0345\u0344\u093c\u0958"
              "\u0915\u094d\u0928\u200d한글\u1100\u1161\u11a8中日一龥ひカードжЖяשלוםالعربيةไทย𝒜𝔞😀🏳👨\u20e3\ue000\ufffd\uffff"
              "\U0010ffff\U0001e030\U00011f12\u1c89\ua7cb\u0897\u08d3\u11de0\U000105c9\U00011de0\u212b\u2126\ufb1d\uac00\u0f73")
+ASCII = ["a", "B", "word", "iPhone", "USA", "1", "23", " ", " ", " ", "  ", "\n", "\r\n", "\t", "'s", "'", "'Ll", ".", "/", "!!", "\n  \n",
+         "\x0b", "é"]
 PHRASES = ["Hello world, it's 2024!  We'll see\n\nI'VE done.\t", "def f(x):\n    return x**2 + 1.5e-10  # ok\r\n\r\n",
            "Größe ÄÖÜ naïve café e\u0301cole ", "Привет, мир! Ёлка 123 ", "你好，世界。今天是2024年。", "日本語のテキスト、カタカナ 한국어 문장 ",
            "हिन्दी में क़लम १२३ ", "العربية نصٌّ ١٢٣ ", "שָׁלוֹם עוֹלָם ", "ภาษาไทย ทดสอบ ", "Ελληνικά ΌΧΙ ώρα ", "👨‍👩‍👧 🇩🇪 ☕️ ",
@@ -187,6 +190,9 @@ def texts(rng, n):
             yield "".join(rng.choice(NASTY) for _ in range(rng.randint(0, 30)))
         elif how < .9:
             yield "".join(rng.choice(PHRASES) for _ in range(rng.randint(1, 3)))
+        elif how < .93:
+            some = rng.sample(ASCII, rng.randint(2, 14))
+            yield "".join(rng.choice(some) for _ in range(rng.randint(30, 150)))
         else:
             out = []
             for _ in range(rng.randint(1, 16)):
@@ -211,9 +217,11 @@ def check(name, ours, theirs, text, rng):
     return 0
 
 
-def compare(rounds):
+def compare(rounds, only):
     c, bad, rng = build(), 0, random.Random(1)
     for name, (norm, pre) in SETTINGS.items():
+        if only and name not in only:
+            continue
         ours, theirs, wrong, done = Ours(c, norm, pre), Theirs(norm, pre), 0, 0
         for text in texts(rng, rounds * 1000):
             done += 1
@@ -232,6 +240,8 @@ def compare(rounds):
         print(f"tokenizers {name}: {done} texts, {wrong} differ", flush=True)
         bad += wrong
     for name, pattern in (("gpt2", R50K), ("cl100k", CL100K), ("o200k", O200K), ("llama3", LLAMA3)):
+        if only and "tiktoken " + name not in only:
+            continue
         ours, wrong, done = Ours(c, known=name), 0, 0
         for text in texts(rng, rounds * 250):
             if len(text) < 60 and wrong < 6:
@@ -275,4 +285,4 @@ if __name__ == "__main__":
     if sys.argv[1:2] == ["golden"]:
         golden()
     else:
-        sys.exit(compare(int(sys.argv[2]) if len(sys.argv) > 2 else 1) > 0)
+        sys.exit(compare(int(sys.argv[2]) if len(sys.argv) > 2 else 1, sys.argv[3:]) > 0)
