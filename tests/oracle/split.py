@@ -19,6 +19,7 @@ import subprocess
 import sys
 import tempfile
 
+sys.path.pop(0)  # this folder has a tokenizers.py of its own
 import tiktoken
 from tiktoken_ext import openai_public
 from tokenizers import Tokenizer
@@ -160,8 +161,9 @@ class Theirs:
 
 def tiktoken_words(pattern, text):
     t, ranks = text.encode(), {bytes([i]): i for i in range(256)}
+    longest = len(t) if len(t) < 250 else 60
     for i in range(len(t)):
-        for j in range(i + 2, min(len(t), i + 60) + 1):
+        for j in range(i + 2, min(len(t), i + longest) + 1):
             ranks.setdefault(t[i:j], len(ranks))
     e = tiktoken.Encoding("x", pat_str=pattern, mergeable_ranks=ranks, special_tokens={})
     return [e.decode_single_token_bytes(i) for i in e.encode_ordinary(text)]
