@@ -117,8 +117,7 @@ static bool left_out(struct counter *x, struct hash *h, uint64_t below)
 static void check_text(struct counter *x, const char *p, size_t n, bool last)
 {
     if (utf8_try_check(&x->utf8, p, n, last) < 0)
-        die("document %lld of this rank, byte %lld: %s", (long long)docs_counts(x->docs)->docs, (long long)x->utf8.at,
-            err_last());
+        die("document %lld of this rank: %s", (long long)docs_counts(x->docs)->docs, err_last());
 }
 
 static void count_doc(struct counter *x)

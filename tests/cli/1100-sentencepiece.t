@@ -38,7 +38,7 @@ ok 'ranks and parts make the same set' '
         "$T" encode -q -o three --split line --part $i/3 --tokenizer "$G/unigram.model" a.txt || exit 1
     done && "$T" index -q three && "$T" cat --ids one >want && "$T" cat --ids three >got && cmp want got'
 ok 'cat without the model, or with another: one line' '
-    one_line 1 "give it with --tokenizer" "$T" cat a && one_line 1 "was not made with" "$T" cat --tokenizer "$G/unigram.model" a'
+    one_line 1 "FILE says where it is" "$T" cat a && one_line 1 "made with another tokenizer" "$T" cat --tokenizer "$G/unigram.model" a'
 ok 'no model: one line' '
     one_line 2 "is not a SentencePiece model" "$T" encode -o no --tokenizer x.model a.txt &&
     one_line 2 "cannot open" "$T" encode -o no --tokenizer nowhere.model a.txt && ! test -e no'

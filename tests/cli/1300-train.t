@@ -81,8 +81,9 @@ ok '--valid-share leaves out what encode --take valid takes' '
     train --vocab 350 --split line -o k3.json a.txt && ! cmp -s k1.json k3.json'
 ok 'a text that has no more pairs: fewer tokens and a warning' '
     printf "ab ab" >few.txt && "$T" train -q --vocab 300 -o few.json few.txt 2>err && grep -q "only 258 tokens, not 300" err'
-ok 'any bytes will do' '
-    head -c 20000 /dev/urandom >bin && printf "\0\0\0\377\377\377" >>bin && train --vocab 270 -o bin.json bin'
+ok 'what is not UTF-8 is refused, with its place; NUL bytes are text' '
+    printf "good\n\nna\303\257ve\0 and \303(\n" >bin && must_exit 1 "$T" train --vocab 270 --split para -o bin.json bin 2>err && grep -q "document 2 .*0xc3" err && [ "$(wc -l <err)" -eq 1 ] && [ ! -e bin.json ] &&
+    printf "a\0\0b \0\0\0c\n" >nul && train --vocab 258 -o nul.json nul'
 
 # ---- refusals: one line each, nothing written ----
 ok 'usage' '

@@ -102,8 +102,8 @@ BASH
         [ "$got" = "$want" ] || { echo "'$*' gives '$got', not '$want'"; return 1; }
     }
     ok 'completion: commands, options' '
-        gives "encode index cat check stat --help --version" tokshard "" && gives encode tokshard en &&
-        gives "--split --separator --skip-bad" tokshard encode --s && gives "ls" ckmerge l && gives "--force" tokshard index --f'
+        gives "encode train index cat check stat merge import export --help --version" tokshard "" && gives encode tokshard en &&
+        gives "--specials --split --separator --skip-bad" tokshard encode --s && gives "ls" ckmerge l && gives "--force" tokshard index --f'
     ok 'completion: an option of a tool without commands' 'gives --config ssmtrain --conf && gives "--lr --log-every" ssmtrain --l'
     ok 'completion: choices, after a blank and after =' '
         gives "file line para sep" tokshard encode --split "" && gives para tokshard encode --split = p &&
