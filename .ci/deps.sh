@@ -4,10 +4,9 @@
 #
 # As root it installs what is missing; as another user it prints the one line that an administrator runs, and stops.
 set -eu
-packages='gcc libc6-dev pkgconf libmpich-dev mpich libhdf5-dev hdf5-tools libzstd-dev zstd zlib1g-dev libxxhash-dev
-libjansson-dev libdnnl-dev libopenblas-dev libcmocka-dev perl gnuplot-nox xz-utils mandoc shellcheck git'
-packages='gcc libc6-dev pkgconf libmpich-dev mpich libhdf5-dev hdf5-tools libzstd-dev zstd libxxhash-dev
-libjansson-dev g++ libsentencepiece-dev libpcre2-dev libutf8proc-dev libdnnl-dev libopenblas-dev libcmocka-dev perl gnuplot-nox xz-utils mandoc shellcheck git'
+packages='gcc g++ libc6-dev pkgconf libmpich-dev mpich libhdf5-dev hdf5-tools libzstd-dev zstd zlib1g-dev libxxhash-dev
+libjansson-dev libpcre2-dev libutf8proc-dev libsentencepiece-dev libdnnl-dev libopenblas-dev libcmocka-dev perl gnuplot-nox
+xz-utils mandoc shellcheck git'
 
 command -v dpkg-query >/dev/null || { echo "deps: not a Debian system; please install: $packages" | tr '\n' ' ' >&2; echo >&2; exit 0; }
 missing=
