@@ -30,10 +30,12 @@ struct bpe {
     struct token *token; /* by id */
     uint32_t n_ids, cap_ids;
     struct buf bytes;
-    uint32_t *word; /* ids by hash of their bytes, open addressing; BPE_NONE: empty */
+    uint64_t *word; /* upper half of its hash << 32 | id, by hash, open addressing; UINT64_MAX: empty */
     size_t n_words, cap_words;
     struct pair *pair; /* by hash, open addressing */
     size_t n_pairs, cap_pairs;
+    unsigned char *
+        mark; /* of each place in `pair`, a byte of its key's hash; 0: empty. Small enough for a near cache */
     int pair_shift;
     bool whole_words;
     uint32_t byte[256];
@@ -55,6 +57,7 @@ void bpe_free(struct bpe *b)
     free(b->token);
     free(b->word);
     free(b->pair);
+    free(b->mark);
     buf_free(&b->bytes);
     free(b);
 }
@@ -72,19 +75,20 @@ uint32_t bpe_ids(const struct bpe *b) { return b->n_ids; }
 /* FNV-1a: the hashes of all prefixes come on the way. */
 #define FNV_BEGIN UINT64_C(0xcbf29ce484222325)
 static uint64_t fnv(uint64_t h, unsigned char c) { return (h ^ c) * UINT64_C(0x100000001b3); }
-static size_t place(uint64_t h, size_t cap)
-{
-    return (size_t)((h ^ h >> 29) * UINT64_C(0x9e3779b97f4a7c15) >> 20) & (cap - 1);
-}
+static uint64_t mix(uint64_t h) { return (h ^ h >> 29) * UINT64_C(0x9e3779b97f4a7c15); }
 
 static uint32_t find_hashed(const struct bpe *b, uint64_t h, const void *bytes, size_t n)
 {
     if (!b->cap_words)
         return BPE_NONE;
-    for (size_t i = place(h, b->cap_words); b->word[i] != BPE_NONE; i = (i + 1) & (b->cap_words - 1)) {
-        const struct token *t = &b->token[b->word[i]];
+    h = mix(h);
+    for (size_t i = (h >> 20) & (b->cap_words - 1); b->word[i] != UINT64_MAX;
+         i = (i + 1) & (b->cap_words - 1)) {
+        if ((b->word[i] ^ h) >> 32)
+            continue;
+        const struct token *t = &b->token[(uint32_t)b->word[i]];
         if (t->n == n && memcmp(b->bytes.data + t->at, bytes, n) == 0)
-            return b->word[i];
+            return (uint32_t)b->word[i];
     }
     return BPE_NONE;
 }
@@ -106,10 +110,11 @@ uint32_t bpe_find(const struct bpe *b, const void *bytes, size_t n)
 static void put_word(struct bpe *b, uint32_t id)
 {
     const struct token *t = &b->token[id];
-    size_t i = place(hash_word(b->bytes.data + t->at, t->n), b->cap_words);
-    while (b->word[i] != BPE_NONE)
+    uint64_t h = mix(hash_word(b->bytes.data + t->at, t->n));
+    size_t i = (h >> 20) & (b->cap_words - 1);
+    while (b->word[i] != UINT64_MAX)
         i = (i + 1) & (b->cap_words - 1);
-    b->word[i] = id;
+    b->word[i] = (h & ~(uint64_t)UINT32_MAX) | id;
 }
 
 static void grow_words(struct bpe *b)
@@ -154,14 +159,12 @@ int bpe_try_add(struct bpe *b, uint32_t id, const void *bytes, size_t n, bool wo
 
 /* ---- merges ---- */
 
-static size_t pair_place(const struct bpe *b, uint64_t key)
-{
-    return (size_t)(key * UINT64_C(0x9e3779b97f4a7c15) >> b->pair_shift);
-}
+static uint64_t pair_hash(uint64_t key) { return (key ^ key >> 32) * UINT64_C(0x9e3779b97f4a7c15); }
+static unsigned char mark_of(uint64_t h) { return (unsigned char)(h >> 24 | 1); }
 
 static struct pair *pair_slot(const struct bpe *b, uint64_t key)
 {
-    size_t i = pair_place(b, key ^ key >> 32);
+    size_t i = (size_t)(pair_hash(key) >> b->pair_shift);
     while (b->pair[i].to != NO_PAIR && b->pair[i].key != key)
         i = (i + 1) & (b->cap_pairs - 1);
     return &b->pair[i];
@@ -210,15 +213,14 @@ void bpe_merge_by_id(struct bpe *b)
     }
 }
 
+/* Once bpe_try_finish() has made the marks: most pairs do not merge, and they say so. */
 static uint64_t look_up(const struct bpe *b, uint32_t left, uint32_t right)
 {
-    uint64_t key = (uint64_t)left << 32 | right;
-    size_t i = pair_place(b, key ^ key >> 32);
-    while (b->pair[i].to != NO_PAIR) {
-        if (b->pair[i].key == key)
+    uint64_t key = (uint64_t)left << 32 | right, h = pair_hash(key);
+    size_t i = (size_t)(h >> b->pair_shift);
+    for (; b->mark[i]; i = (i + 1) & (b->cap_pairs - 1))
+        if (b->mark[i] == mark_of(h) && b->pair[i].key == key)
             return b->pair[i].to;
-        i = (i + 1) & (b->cap_pairs - 1);
-    }
     return NO_PAIR;
 }
 
@@ -227,6 +229,10 @@ int bpe_try_finish(struct bpe *b, bool whole_words)
     if (!b->cap_pairs)
         grow_pairs(b);
     b->whole_words = whole_words;
+    free(b->mark);
+    b->mark = xcalloc(b->cap_pairs, 1);
+    for (size_t i = 0; i < b->cap_pairs; i++)
+        b->mark[i] = b->pair[i].to == NO_PAIR ? 0 : mark_of(pair_hash(b->pair[i].key));
     for (int i = 0; i < 256; i++) {
         unsigned char c = (unsigned char)i;
         b->byte[i] = bpe_find(b, &c, 1);
@@ -287,11 +293,12 @@ static size_t merge_short(const struct bpe *b, const unsigned char *p, size_t n,
     while (last > 0) {
         uint64_t best = to[0];
         size_t at = 0;
-        for (size_t i = 1; i < last; i++)
-            if (to[i] < best) { /* of equals the leftmost */
-                best = to[i];
-                at = i;
-            }
+        for (size_t i = 1; i < last;
+             i++) { /* of equals the leftmost; no branch, which nobody could predict */
+            uint64_t less = (uint64_t)0 - (to[i] < best);
+            best ^= (best ^ to[i]) & less;
+            at ^= (at ^ i) & less;
+        }
         if (best == NO_PAIR)
             break;
         sym[at] = (uint32_t)best;
