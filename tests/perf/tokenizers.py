@@ -3,7 +3,7 @@
 # SPDX-License-Identifier: MIT
 #
 # Usage: tokenizers.py RANK-FILE TEXT [TIMES]      (gpt2.tiktoken of PyPI's openai-whisper; pip install tokenizers tiktoken)
-# Environment: MKTOKENS. All read the same text in documents of 1 MB; each prints its best of TIMES (3).
+# Environment: MKTOKENS. All read the same text in documents of 1 MB; each prints its best of TIMES (3), by processor time.
 import os
 import subprocess
 import sys
@@ -36,10 +36,10 @@ with tempfile.TemporaryDirectory() as folder:
             best[name] = max(best.get(name, 0), float(r.stdout.split()[0]))
         for name, encode in (("tiktoken", oracle.tiktoken_of("gpt2", ranks)[0].encode_ordinary),
                              ("tokenizers", lambda d, t=oracle.Hf(hf): t.t.encode(d, add_special_tokens=False))):
-            begin = time.perf_counter()
+            begin = time.process_time()
             for d in part:
                 encode(d)
-            best[name] = max(best.get(name, 0), 1e-6 * size / (time.perf_counter() - begin))
+            best[name] = max(best.get(name, 0), 1e-6 * size / (time.process_time() - begin))
 print(f"# program\tMB/s a core\t({os.path.basename(path)}, GPT-2, cold, best of {times})")
 for name, rate in best.items():
     print(f"{name}\t{rate:.1f}")
