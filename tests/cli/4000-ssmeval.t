@@ -163,5 +163,12 @@ ok 'a model whose configuration is not that of its tensors' '
     other pattern= && says 1 "pattern" ppl other data && other pattern=MX* && says 1 "is none of" ppl other data &&
     other eod=300 && says 1 "300" generate other'
 ok 'the chunk of a model changes its speed only' 'other chunk=5 && ppl other data >x && near "$(field x 5)" "$(field ref 5)" 1e-5'
+G=$SSM_TOP/tests/golden/tokenizer
+ok 'a model of a tokenizer.json: shown the file it scores and writes, shown another it says so' '
+    "$SSM_BIN/tokshard" encode -q --split para --tokenizer "$G/gpt2" -o words text.txt &&
+    "$SSM_BIN"/$train --model ./ssm.conf --steps 2 --warmup 1 -o worded words && ppl worded words >x && [ "$(field x 2)" -eq "$(value words tokens)" ] &&
+    gen --tokenizer "$G/gpt2/tokenizer.json" --prompt "the fox" --tokens 20 worded >x && grep -q "^the fox" x &&
+    says 1 "says where it is" generate worded && says 1 "another tokenizer" generate --tokenizer "$G/llama3" worded &&
+    says 1 "ends documents" generate --tokenizer bytes worded && says 1 "nowhere" generate --tokenizer nowhere worded'
 ok 'more than one rank cannot generate' 'must_exit 2 $mpi -n 2 "$E" generate model 2>err </dev/null && [ "$(wc -l <err)" -eq 1 ]'
 done_testing
