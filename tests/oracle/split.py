@@ -19,7 +19,7 @@ import subprocess
 import sys
 import tempfile
 
-sys.path.pop(0)  # this folder has a tokenizers.py of its own
+
 import tiktoken
 from tiktoken_ext import openai_public
 from tokenizers import Tokenizer

@@ -1,9 +1,9 @@
 #!/usr/bin/env python3
-# tokenizers.py - other people's tokenizers against ours: the small ones of tests/golden/tokenizer, and real vocabularies
+# token_ids.py - other people's tokenizers against ours: the small ones of tests/golden/tokenizer, and real vocabularies
 # SPDX-License-Identifier: MIT
 #
-# Usage: tokenizers.py make [-o FOLDER]                 makes tests/golden/tokenizer
-#        tokenizers.py check [options] VOCAB... [-- FILE...]
+# Usage: token_ids.py make [-o FOLDER]                 makes tests/golden/tokenizer
+#        token_ids.py check [options] VOCAB... [-- FILE...]
 #
 # VOCAB is NAME=PATH of a tokenizer.json, tiktoken:ENC=PATH of a rank file, or hf:ENC=PATH, the same ranks turned into a
 # tokenizer.json. Each is compared on generated text (many languages, code, white space, added tokens, a long run of one
@@ -24,7 +24,6 @@ import tempfile
 
 os.environ.setdefault("RAYON_NUM_THREADS", "1")
 HERE = os.path.dirname(os.path.abspath(__file__))
-sys.path = [p for p in sys.path if os.path.abspath(p or ".") != HERE]  # this file is called like the library
 
 import tiktoken
 from tiktoken_ext import openai_public

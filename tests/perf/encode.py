@@ -1,8 +1,8 @@
 #!/usr/bin/env python3
-# tokenizers.py - MB/s of one core, GPT-2's vocabulary, a cold cache: ours beside tiktoken and tokenizers, in turns
+# encode.py - MB/s of one core, GPT-2's vocabulary, a cold cache: ours beside tiktoken and tokenizers, in turns
 # SPDX-License-Identifier: MIT
 #
-# Usage: tokenizers.py RANK-FILE TEXT [TIMES]      (gpt2.tiktoken of PyPI's openai-whisper; pip install tokenizers tiktoken)
+# Usage: encode.py RANK-FILE TEXT [TIMES]      (gpt2.tiktoken of PyPI's openai-whisper; pip install tokenizers tiktoken)
 # Environment: MKTOKENS. All read the same text in documents of 1 MB; each prints its best of TIMES (3), by processor time.
 import os
 import subprocess
@@ -16,7 +16,7 @@ here = os.path.dirname(os.path.abspath(__file__))
 sys.path = [p for p in sys.path if os.path.abspath(p or ".") != here]  # this file is called like the library
 import importlib.util
 
-spec = importlib.util.spec_from_file_location("oracle", os.path.join(here, "..", "oracle", "tokenizers.py"))
+spec = importlib.util.spec_from_file_location("oracle", os.path.join(here, "..", "oracle", "token_ids.py"))
 oracle = importlib.util.module_from_spec(spec)
 spec.loader.exec_module(oracle)
 
