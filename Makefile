@@ -207,7 +207,7 @@ SECONDS_EACH ?= 60
 FUZZ_CC ?= clang
 FUZZ := $(patsubst tests/fuzz/%.c,%,$(wildcard tests/fuzz/*.c))
 # What the targets reach: a target that reaches further adds it here.
-FUZZ_SRC := $(addprefix common/base/,err.c mem.c out.c json.c half.c attrs.c opt.c rng.c meter.c) \
+FUZZ_SRC := $(addprefix common/base/,err.c file.c mem.c out.c json.c half.c attrs.c opt.c rng.c meter.c) \
         $(addprefix common/text/,docs.c view.c stream.c ungzip.c unzstd.c jsonl.c utf8.c) common/base/hash.c \
         $(addprefix common/io/,foreign.c safetensors.c torchzip.c pickle.c pickle_names.c pickle_walk.c archive.c) \
         $(addprefix common/io/,idfile.c megatron.c) \

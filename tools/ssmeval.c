@@ -7,6 +7,7 @@
 #include <string.h>
 
 #include "common/base/err.h"
+#include "common/base/file.h"
 #include "common/base/mem.h"
 #include "common/base/meter.h"
 #include "common/base/opt.h"
@@ -105,15 +106,10 @@ static void read_prompt(struct buf *text)
     FILE *f = standard ? stdin : fopen(o.prompt_file, "rb");
     if (!f)
         die_errno("cannot open '%s'", o.prompt_file);
-    char block[4096];
-    size_t k;
-    while ((k = fread(block, 1, sizeof block, f)) > 0) {
-        buf_add(text, block, k);
-        if (text->len > 1 << 26)
-            die("'%s' is longer than a prompt may be (64 MiB)", o.prompt_file);
-    }
-    if (ferror(f))
+    if (file_slurp(f, 1 << 26, text) < 0)
         die_errno("cannot read '%s'", o.prompt_file);
+    if (text->len > 1 << 26)
+        die("'%s' is longer than a prompt may be (64 MiB)", o.prompt_file);
     if (!standard)
         fclose(f);
 }

@@ -5,15 +5,12 @@
  */
 #include "json.h"
 
-#include <errno.h>
-#include <fcntl.h>
 #include <inttypes.h>
 #include <jansson.h>
 #include <math.h>
-#include <sys/stat.h>
-#include <unistd.h>
 
 #include "err.h"
+#include "file.h"
 #include "mem.h"
 #include "out.h"
 
@@ -110,38 +107,10 @@ struct json *json_try_line(const char *line, size_t n)
 
 struct json *json_try_file(const char *path, size_t limit)
 {
-    struct stat st;
-    int fd = open(path, O_RDONLY | O_CLOEXEC | O_NONBLOCK);
-    if (fd < 0) {
-        err_set("cannot open '%s': %s", path, strerror(errno));
-        return NULL;
-    }
-    struct json *j = NULL;
-    char *data = NULL;
-    if (fstat(fd, &st) < 0 || !S_ISREG(st.st_mode)) {
-        err_set("%s: not a plain file", path);
-        goto out;
-    }
-    if ((uint64_t)st.st_size > limit) {
-        err_set("%s: %lld bytes; more than %zu are not read", path, (long long)st.st_size, limit);
-        goto out;
-    }
-    size_t n = (size_t)st.st_size, have = 0;
-    data = xmalloc(n + 1);
-    while (have < n) {
-        ssize_t k = read(fd, data + have, n - have);
-        if (k < 0 && errno == EINTR)
-            continue;
-        if (k <= 0) {
-            err_set("%s: %s", path, k < 0 ? strerror(errno) : "became shorter while it was read");
-            goto out;
-        }
-        have += (size_t)k;
-    }
-    j = json_try_block(path, data, n);
-out:
+    size_t n;
+    char *data = file_try_read(path, limit, &n);
+    struct json *j = data ? json_try_block(path, data, n) : NULL;
     free(data);
-    close(fd);
     return j;
 }
 

@@ -12,6 +12,7 @@
 #include <string.h>
 
 #include "err.h"
+#include "file.h"
 #include "meter.h"
 #include "out.h"
 #include "version.h"
@@ -246,11 +247,7 @@ int opt_try_read_file(struct opt *opts, const char *path)
     if (!f)
         return err_set("cannot open '%s': %s", path, strerror(errno));
     struct buf text = { 0 };
-    char block[4096];
-    size_t n;
-    while ((n = fread(block, 1, sizeof block, f)) > 0 && text.len < 1 << 20)
-        buf_add(&text, block, n);
-    bool bad = ferror(f) != 0;
+    bool bad = file_slurp(f, 1 << 20, &text) < 0;
     int e = errno;
     fclose(f);
     buf_add(&text, "", 0);

@@ -4,9 +4,10 @@
 #include "foreign.h"
 
 #include <errno.h>
-#include <unistd.h>
+#include <string.h>
 
 #include "common/base/err.h"
+#include "common/base/file.h"
 #include "common/base/half.h"
 #include "common/base/mem.h"
 
@@ -203,17 +204,11 @@ int foreign_try_name(const char *name, size_t n)
 
 int foreign_try_pread(const char *path, int fd, int64_t offset, void *data, size_t n)
 {
-    for (size_t done = 0; done < n;) {
-        size_t want = n - done < (1u << 30) ? n - done : 1u << 30;
-        ssize_t k = pread(fd, (char *)data + done, want, (off_t)(offset + (int64_t)done));
-        if (k < 0 && errno == EINTR)
-            continue;
-        if (k < 0)
-            return err_set("%s: cannot read at byte %lld: %s", path, (long long)offset, strerror(errno));
-        if (k == 0)
-            return err_set("%s: holds nothing at byte %lld, where %zu more should be", path,
-                           (long long)(offset + (int64_t)done), n - done);
-        done += (size_t)k;
-    }
+    size_t have;
+    if (file_pread(fd, offset, data, n, &have) < 0)
+        return err_set("%s: cannot read at byte %lld: %s", path, (long long)offset, strerror(errno));
+    if (have < n)
+        return err_set("%s: holds nothing at byte %lld, where %zu more should be", path,
+                       (long long)(offset + (int64_t)have), n - have);
     return 0;
 }

@@ -7,9 +7,9 @@
 #include <pthread.h>
 #include <stdlib.h>
 #include <string.h>
-#include <unistd.h>
 
 #include "common/base/err.h"
+#include "common/base/file.h"
 #include "common/base/mem.h"
 
 #if __BYTE_ORDER__ != __ORDER_LITTLE_ENDIAN__
@@ -272,14 +272,9 @@ int h5_try_locate(struct h5 *f, const char *path, enum h5_type type, int ndim, i
 
 int h5_try_pread(struct h5 *f, int64_t at, void *out, size_t n)
 {
-    for (size_t done = 0; done < n;) {
-        ssize_t k = pread(f->fd, (char *)out + done, n - done, (off_t)(at + (int64_t)done));
-        if (k < 0 && errno == EINTR)
-            continue;
-        if (k <= 0)
-            return err_set("cannot read '%s': %s", f->name,
-                           k < 0 ? strerror(errno) : "the file ends too early");
-        done += (size_t)k;
-    }
+    size_t have;
+    int rc = file_pread(f->fd, at, out, n, &have);
+    if (rc < 0 || have < n)
+        return err_set("cannot read '%s': %s", f->name, rc < 0 ? strerror(errno) : "the file ends too early");
     return 0;
 }

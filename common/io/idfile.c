@@ -11,6 +11,7 @@
 #include <unistd.h>
 
 #include "common/base/err.h"
+#include "common/base/file.h"
 #include "common/base/mem.h"
 #include "common/base/out.h"
 
@@ -85,17 +86,8 @@ const char *id_reader_path(const struct id_reader *r) { return r->path; }
 /* Reads up to n bytes; fewer at the end of the file. */
 static int try_pread(struct id_reader *r, int64_t offset, unsigned char *to, size_t n, size_t *have)
 {
-    *have = 0;
-    while (*have < n) {
-        ssize_t got = pread(r->fd, to + *have, n - *have, (off_t)(offset + (int64_t)*have));
-        if (got < 0 && errno == EINTR)
-            continue;
-        if (got < 0)
-            return err_set("'%s': cannot read: %s", r->path, strerror(errno));
-        if (got == 0)
-            break;
-        *have += (size_t)got;
-    }
+    if (file_pread(r->fd, offset, to, n, have) < 0)
+        return err_set("'%s': cannot read: %s", r->path, strerror(errno));
     return 0;
 }
 

@@ -12,6 +12,7 @@
 #include <sys/stat.h>
 
 #include "common/base/err.h"
+#include "common/base/file.h"
 #include "common/base/mem.h"
 #include "common/base/opt.h"
 #include "common/base/out.h"
@@ -178,16 +179,12 @@ int blend_try_parse(struct blend *b, const char *file, const char *text, size_t 
 int blend_try_read(struct blend *b, const char *file)
 {
     struct buf text = { 0 };
-    char block[4096];
-    size_t n;
     if (path_is_dir(file))
         return err_set("'%s' is a folder, not a blend file", file);
     FILE *f = fopen(file, "rb");
     if (!f)
         return err_set("cannot open '%s': %s", file, strerror(errno));
-    while (text.len <= MOST_BYTES && (n = fread(block, 1, sizeof block, f)) > 0)
-        buf_add(&text, block, n);
-    int rc = ferror(f) ? err_set("cannot read '%s'", file) : 0;
+    int rc = file_slurp(f, MOST_BYTES, &text) < 0 ? err_set("cannot read '%s'", file) : 0;
     fclose(f);
     if (rc == 0 && text.len > MOST_BYTES)
         rc = err_set("'%s' is too long for a blend file", file);

@@ -4,25 +4,23 @@
 #include "inputs.h"
 
 #include <limits.h>
+#include <stdint.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
 #include "common/base/err.h"
+#include "common/base/file.h"
 #include "common/base/mem.h"
 #include "common/dist/comm.h"
 
 static void read_list(const char *list, bool null, struct buf *text)
 {
-    static char block[64 << 10];
-    size_t n;
     bool is_stdin = strcmp(list, "-") == 0;
     FILE *f = is_stdin ? stdin : fopen(list, "rb");
     if (!f)
         die_errno("cannot open '%s'", list);
-    while ((n = fread(block, 1, sizeof block, f)) > 0)
-        buf_add(text, block, n);
-    if (ferror(f))
+    if (file_slurp(f, SIZE_MAX, text) < 0)
         die_errno("cannot read '%s'", list);
     if (!is_stdin)
         fclose(f);

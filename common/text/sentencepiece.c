@@ -11,12 +11,11 @@
  * What encoding took away does not come back: rewritten characters (normalisation), blanks that were removed, the
  * difference of U+2581 and a blank, unknown characters (U+2047 between blanks), bytes that are not UTF-8 (U+FFFD).
  */
-#include <errno.h>
-#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
 #include "common/base/err.h"
+#include "common/base/file.h"
 #include "common/base/hash.h"
 #include "kinds.h"
 
@@ -158,30 +157,13 @@ static bool look_at_model(const unsigned char *data, size_t n, struct look *l)
 
 static unsigned char *read_model(const char *path, size_t *n)
 {
-    FILE *f = fopen(path, "rb");
-    struct buf b = { 0 };
-    char block[65536];
-    size_t got;
-    if (!f) {
-        err_set("cannot open '%s': %s", path, strerror(errno));
+    char *data = file_try_read(path, MOST_MODEL, n);
+    if (data && *n == 0) {
+        err_set("'%s' is empty", path);
+        free(data);
         return NULL;
     }
-    while ((got = fread(block, 1, sizeof block, f)) > 0 && b.len <= MOST_MODEL)
-        buf_add(&b, block, got);
-    if (ferror(f))
-        err_set("cannot read '%s': %s", path, strerror(errno));
-    else if (b.len > MOST_MODEL)
-        err_set("'%s' has more than %d bytes: that is no SentencePiece model", path, MOST_MODEL);
-    else if (b.len == 0)
-        err_set("'%s' is empty", path);
-    bool fine = !ferror(f) && b.len > 0 && b.len <= MOST_MODEL;
-    fclose(f);
-    if (fine) {
-        *n = b.len;
-        return (unsigned char *)b.data;
-    }
-    buf_free(&b);
-    return NULL;
+    return (unsigned char *)data;
 }
 
 /* ---- the kind ---- */

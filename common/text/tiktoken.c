@@ -4,15 +4,12 @@
  * The file does not say how text is cut into words nor what the special tokens are: a name does, as in
  * tiktoken:cl100k:FILE. Patterns and specials are those of tiktoken's openai_public.py.
  */
-#include <errno.h>
-#include <fcntl.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/stat.h>
-#include <unistd.h>
 
 #include "bytelevel.h"
 #include "common/base/err.h"
+#include "common/base/file.h"
 #include "common/base/mem.h"
 #include "kinds.h"
 
@@ -40,40 +37,6 @@ static const struct encoding encodings[] = {
 };
 
 /* ---- the file ---- */
-
-static char *try_read(const char *path, size_t *size)
-{
-    struct stat st;
-    int fd = open(path, O_RDONLY | O_CLOEXEC | O_NONBLOCK);
-    if (fd < 0) {
-        err_set("cannot open '%s': %s", path, strerror(errno));
-        return NULL;
-    }
-    char *data = NULL;
-    if (fstat(fd, &st) < 0 || !S_ISREG(st.st_mode))
-        err_set("%s: not a plain file", path);
-    else if (st.st_size > MOST_BYTES)
-        err_set("%s: %lld bytes; more than %d are not read", path, (long long)st.st_size, MOST_BYTES);
-    else {
-        size_t n = (size_t)st.st_size, have = 0;
-        data = xmalloc(n + 1);
-        while (have < n) {
-            ssize_t k = read(fd, data + have, n - have);
-            if (k < 0 && errno == EINTR)
-                continue;
-            if (k <= 0) {
-                err_set("%s: %s", path, k < 0 ? strerror(errno) : "became shorter while it was read");
-                free(data);
-                close(fd);
-                return NULL;
-            }
-            have += (size_t)k;
-        }
-        *size = n;
-    }
-    close(fd);
-    return data;
-}
 
 static int digit(char c)
 {
@@ -208,7 +171,7 @@ static int try_open(struct tokenizer *t, const char *spec, const struct tokenize
     if (!e)
         return err_set("'%s' is not tiktoken:NAME:FILE with NAME gpt2, r50k, p50k, cl100k or o200k", spec);
     size_t n;
-    char *data = try_read(colon + 1, &n);
+    char *data = file_try_read(colon + 1, MOST_BYTES, &n);
     if (!data)
         return -1;
     t->impl = xcalloc(1, sizeof(struct bytelevel));

@@ -3,7 +3,6 @@
  */
 #include "view.h"
 
-#include <errno.h>
 #include <fcntl.h>
 #include <stdlib.h>
 #include <string.h>
@@ -11,6 +10,7 @@
 #include <unistd.h>
 
 #include "common/base/err.h"
+#include "common/base/file.h"
 #include "common/base/mem.h"
 #include "stream.h"
 
@@ -87,17 +87,12 @@ static void fill(struct view *v)
     size_t want = v->room - v->n;
     if ((int64_t)want > left)
         want = (size_t)left;
-    while (want > 0) {
-        ssize_t k = pread(v->fd, v->data + v->n, want, (off_t)(v->at + (int64_t)v->n));
-        if (k < 0 && errno == EINTR)
-            continue;
-        if (k < 0)
-            die_errno("cannot read '%s'", v->path);
-        if (k == 0)
-            die("'%s' became shorter while it was read", v->path);
-        v->n += (size_t)k;
-        want -= (size_t)k;
-    }
+    size_t have;
+    if (file_pread(v->fd, v->at + (int64_t)v->n, v->data + v->n, want, &have) < 0)
+        die_errno("cannot read '%s'", v->path);
+    if (have < want)
+        die("'%s' became shorter while it was read", v->path);
+    v->n += have;
 }
 
 static bool in_window(const struct view *v, int64_t off)
