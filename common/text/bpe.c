@@ -38,7 +38,8 @@ struct bpe {
         mark; /* of each place in `pair`, a byte of its key's hash; 0: empty. Small enough for a near cache */
     int pair_shift;
     bool whole_words;
-    uint32_t byte[256];
+    bool gaps;          /* some bytes, which no UTF-8 has, are no words */
+    uint32_t byte[256]; /* BPE_NONE: such a one */
     uint64_t first[65536]; /* as pair.to, of two bytes */
 };
 
@@ -233,11 +234,15 @@ int bpe_try_finish(struct bpe *b, bool whole_words)
     b->mark = xcalloc(b->cap_pairs, 1);
     for (size_t i = 0; i < b->cap_pairs; i++)
         b->mark[i] = b->pair[i].to == NO_PAIR ? 0 : mark_of(pair_hash(b->pair[i].key));
+    b->gaps = false;
     for (int i = 0; i < 256; i++) {
         unsigned char c = (unsigned char)i;
         b->byte[i] = bpe_find(b, &c, 1);
-        if (b->byte[i] == BPE_NONE)
+        if (b->byte[i] != BPE_NONE)
+            continue;
+        if (c != 0xc0 && c != 0xc1 && c < 0xf5)
             return err_set("there is no token for the byte 0x%02x", c);
+        b->gaps = true;
     }
     for (int i = 0; i < 65536; i++)
         b->first[i] = look_up(b, b->byte[i >> 8], b->byte[i & 255]);
@@ -456,8 +461,18 @@ void bpe_words_free(struct bpe_words *w)
     free(w);
 }
 
+static void drop_gaps(struct token_ids *ids, size_t from)
+{
+    size_t n = from;
+    for (size_t i = from; i < ids->n; i++)
+        if (ids->id[i] != BPE_NONE)
+            ids->id[n++] = ids->id[i];
+    ids->n = n;
+}
+
 static void encode_new(struct bpe_words *w, const unsigned char *p, size_t n, struct token_ids *ids)
 {
+    size_t from = ids->n;
     uint32_t whole = w->b->whole_words ? bpe_find(w->b, p, n) : BPE_NONE;
     if (whole != BPE_NONE) {
         *token_ids_room(ids, 1) = whole;
@@ -466,6 +481,8 @@ static void encode_new(struct bpe_words *w, const unsigned char *p, size_t n, st
         ids->n += merge_short(w->b, p, n, token_ids_room(ids, SHORT));
     } else
         merge_long(w->b, &w->work, p, n, ids);
+    if (w->b->gaps)
+        drop_gaps(ids, from);
 }
 
 static void encode_long(struct bpe_words *w, const unsigned char *p, size_t n, struct token_ids *ids)

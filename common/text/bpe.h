@@ -36,7 +36,8 @@ void bpe_merge(struct bpe *b, uint32_t left, uint32_t right, uint32_t made, uint
 /* All pairs of words whose bytes, joined, are a word merge, in order of its id: the rule of rank files. */
 void bpe_merge_by_id(struct bpe *b);
 /* With whole_words a word that is in the vocabulary is that token, whatever the merges say. -1 with err_last() when a
- * byte is no word. */
+ * byte is no word that UTF-8 uses; GPT-NeoX's vocabulary has none for the other thirteen (0xc0, 0xc1, 0xf5 to 0xff),
+ * which bpe_encode() then leaves out. */
 int bpe_try_finish(struct bpe *b, bool whole_words) __attribute__((warn_unused_result));
 
 /* ---- asking ---- */
