@@ -150,7 +150,9 @@ int main(int argc, char **argv)
     }
     attrs_set_int(&state, "step", seed);
     attrs_set_int(&state, "samples", seed * 64);
-    ckpt_write_index(argv[1], m, (int)parts, &numbers, argc > 4 ? NULL : &state, meter_history(), true);
+    char *history = meter_history();
+    ckpt_write_index(argv[1], m, (int)parts, &numbers, argc > 4 ? NULL : &state, history, true);
+    free(history);
     attrs_free(&numbers);
     attrs_free(&state);
     free(p);

@@ -62,7 +62,9 @@ int main(int argc, char **argv)
     }
     for (int i = 2; i < argc; i++)
         change(&config, argv[i]);
-    ckpt_write_index(argv[1], m, n, &config, NULL, meter_history(), true);
+    char *history = meter_history();
+    ckpt_write_index(argv[1], m, n, &config, NULL, history, true);
+    free(history);
     ckpt_close(c);
     attrs_free(&config);
     free(m);

@@ -160,7 +160,9 @@ static int run_import(int n_args, char **args)
     struct import *im = import_try_open(args[0], foreign.as, foreign.ignore);
     if (!im)
         die("%s", err_last());
-    import_write(im, o.out, (int)o.parts, meter_history(), o.force);
+    char *history = meter_history();
+    import_write(im, o.out, (int)o.parts, history, o.force);
+    free(history);
     note(1, "'%s' is of family %s, %" PRId64 " parameters", args[0], import_family(im), import_params(im)->count);
     meter_last_words(NULL);
     import_close(im);

@@ -379,7 +379,9 @@ static void write_record(const struct run *r, const struct config *c)
     struct opt rows[CONFIG_ROWS + 1];
     config_table(&copy, rows);
     copy = *c;
-    buf_addf(&text, "# %s\n", meter_history());
+    char *history = meter_history();
+    buf_addf(&text, "# %s\n", history);
+    free(history);
     opt_write(options, &text);
     for (int i = 0; i < r->data->n; i++)
         buf_addf(&text, "# data: %s\n", r->data->dirs[i]);
@@ -453,11 +455,13 @@ static int run(int n_args, char **args)
     if (from) {
         trainer_load(r.t, from, true);
         r.saved_step = r.t->step;
-        r.history = xasprintf("%s\n%s", ckpt_history(from), meter_history());
+        char *now = meter_history();
+        r.history = xasprintf("%s\n%s", ckpt_history(from), now);
+        free(now);
         note(1, "goes on from '%s'", ckpt_dir(from));
     } else {
         net_init(r.t->net, (uint64_t)o.seed);
-        r.history = xstrdup(meter_history());
+        r.history = meter_history();
     }
     ckpt_close(from);
     note(1, "model %s: %lld parameters, %d rank%s x %d thread%s, kernels %s", o.model,

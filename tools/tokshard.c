@@ -34,10 +34,10 @@ static struct {
     const char *output, *tokenizer, *eod, *separator, *text_key, *part;
     const char *files_from, *id_key, *take_ids, *drop_ids;
     int split, format, take, compression, utf8, specials;
-    int64_t max_line, level;
+    int64_t max_line, level, shards, threads;
     double valid_share, log_seconds;
     bool skip_bad, force, dry_run, null;
-} en = { .tokenizer = "bytes", .text_key = "text", .max_line = 256 << 20, .level = 1, .log_seconds = 10 };
+} en = { .tokenizer = "bytes", .text_key = "text", .threads = 1, .max_line = 256 << 20, .level = 1, .log_seconds = 10 };
 
 static struct opt encode_opts[] = {
     OPT_STR('o', "output", "DIR", &en.output, "folder of the set"),
@@ -63,6 +63,8 @@ static struct opt encode_opts[] = {
     OPT_STR(0, "take-ids", "FILE", &en.take_ids, "only documents with these ids, one a line"),
     OPT_STR(0, "drop-ids", "FILE", &en.drop_ids, "no documents with these ids, one a line"),
     OPT_STR(0, "part", "I/N", &en.part, "make only the I-th of N parts, and no index"),
+    OPT_INT(0, "shards", "N", &en.shards, 0, PARTS_MOST, "files of the set; 0: one for each thread of each rank of each part"),
+    OPT_INT(0, "threads", "N", &en.threads, 1, 1024, "of a rank; each takes file after file"),
     OPT_CHOICE(0, "take", &en.take, "all|train|valid", "which documents"),
     OPT_REAL(0, "valid-share", "X", &en.valid_share, 0, 1, "share of the documents that are 'valid'"),
     OPT_INT(0, "level", "N", &en.level, 1, 19, "zstd level"),
@@ -105,8 +107,9 @@ static void parse_part(struct encode *e, const struct comm *c)
             die_usage("'%s' of 'part' is not I/N with 1 <= I <= N", en.part);
         free(left);
     }
-    if (n > PARTS_MOST / c->size)
-        die_usage("%lld parts of %d ranks are more than %d files", (long long)n, c->size, PARTS_MOST);
+    if (!en.shards && n > PARTS_MOST / c->size / en.threads)
+        die_usage("%lld parts of %d ranks of %lld threads are more than %d files; '--shards N' makes fewer", (long long)n,
+                  c->size, (long long)en.threads, PARTS_MOST);
     e->job = i - 1;
     e->jobs = n;
     e->whole = !en.part;
@@ -134,7 +137,7 @@ static void check_options(void)
 static void settings(struct buf *b)
 {
     /* the tokenizer's hash stands for it, wherever its file is */
-    static const char *const no_matter[] = { "output",     "part", "level",    "log-every", "force",     "dry-run",
+    static const char *const no_matter[] = { "output",     "part", "level",    "log-every", "force",     "dry-run", "shards", "threads",
                                              "files-from", "null", "take-ids", "drop-ids",  "tokenizer", "specials",
                                              "eod" };
     for (struct opt *o = encode_opts; o->kind; o++) {
@@ -211,6 +214,8 @@ static int encode(int n, char **operands)
     e.settings = text.data;
     e.n_settings = text.len;
     e.level = (int)en.level;
+    e.shards = en.shards;
+    e.threads = (int)en.threads;
     e.log_seconds = en.log_seconds;
     e.force = en.force;
     e.dry_run = en.dry_run;

@@ -99,22 +99,22 @@ static void let_rank_0_speak(void)
 
 static void leave(int code)
 {
-    pthread_mutex_lock(&dying); /* one thread ends the process; another that fails meanwhile waits here */
     while (n_hooks > 0)
         hooks[--n_hooks](code);
     fflush(stdout);
     _exit(code);
 }
 
-#define SAY_AND_LEAVE(code, tail)          \
-    do {                                   \
-        va_list ap;                        \
-        let_rank_0_speak();                \
-        va_start(ap, fmt);                 \
-        say("", fmt, ap, tail);            \
-        va_end(ap);                        \
-        leave(code);                       \
-        _exit(code);                       \
+#define SAY_AND_LEAVE(code, tail)                                                                           \
+    do {                                                                                                    \
+        va_list ap;                                                                                         \
+        let_rank_0_speak();                                                                                 \
+        pthread_mutex_lock(&dying); /* one thread ends the process; others that fail meanwhile wait here */ \
+        va_start(ap, fmt);                                                                                  \
+        say("", fmt, ap, tail);                                                                             \
+        va_end(ap);                                                                                         \
+        leave(code);                                                                                        \
+        _exit(code);                                                                                        \
     } while (0)
 
 void die(const char *fmt, ...) { SAY_AND_LEAVE(EXIT_FAILED, NULL); }

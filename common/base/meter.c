@@ -18,7 +18,6 @@
 
 static double started;
 static struct buf command_line;
-static struct buf history;
 
 double now_seconds(void)
 {
@@ -51,16 +50,14 @@ void meter_start(int argc, char **argv)
 
 const char *meter_command(void) { return command_line.data ? command_line.data : err_program(); }
 
-const char *meter_history(void)
+char *meter_history(void)
 {
     char host[64] = "?", when[32];
     time_t t = time(NULL);
     struct tm tm;
     gethostname(host, sizeof host - 1);
     strftime(when, sizeof when, "%Y-%m-%dT%H:%M:%SZ", gmtime_r(&t, &tm));
-    buf_clear(&history);
-    buf_addf(&history, "%s %s %s: %s", when, host, SSM_VERSION, meter_command());
-    return history.data;
+    return xasprintf("%s %s %s: %s", when, host, SSM_VERSION, meter_command());
 }
 
 int64_t meter_peak_memory(void)

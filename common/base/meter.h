@@ -14,8 +14,8 @@ double now_seconds(void);
 void meter_start(int argc, char **argv);
 /* The command line as one string (quoted where a shell would need it); owned here. */
 const char *meter_command(void);
-/* "2026-11-22T10:30:00Z host version: command": one line of a file's history. Owned here. */
-const char *meter_history(void);
+/* "2026-11-22T10:30:00Z host version: command": one line of a file's history. Free it. */
+char *meter_history(void);
 /* Peak resident memory of this process in bytes. */
 int64_t meter_peak_memory(void);
 /* One line on stderr (rank 0, unless quiet): version, time, CPU, peak memory, and `rate` (may be NULL). */

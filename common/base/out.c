@@ -5,7 +5,10 @@
 #include <dirent.h>
 #include <errno.h>
 #include <fcntl.h>
+#include <pthread.h>
+#include <sched.h>
 #include <signal.h>
+#include <stdatomic.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -23,15 +26,25 @@ struct out {
 
 static struct out *open_outs;
 
+/* Whoever holds the list has signals blocked and does not die meanwhile, so a handler finds it free, or in the hands
+ * of another thread, which soon lets go. */
+static atomic_flag list_held = ATOMIC_FLAG_INIT;
+static void hold_list(void)
+{
+    while (atomic_flag_test_and_set(&list_held))
+        sched_yield();
+}
+
 static void unlink_all(int code)
 {
     (void)code;
+    hold_list();
     for (struct out *o = open_outs; o; o = o->next)
         unlink(o->temp);
+    atomic_flag_clear(&list_held);
 }
 
-/* A signal that would end us: unlink() is async-signal-safe, the list changes only between signals
- * (they are blocked while it does). */
+/* A signal that would end us: unlink() is async-signal-safe. */
 static void on_signal(int sig)
 {
     unlink_all(0);
@@ -53,11 +66,18 @@ static void watch_signals(void)
     }
 }
 
-static void block(sigset_t *old)
+static void lock_list(sigset_t *old)
 {
     sigset_t all;
     sigfillset(&all);
     pthread_sigmask(SIG_BLOCK, &all, old);
+    hold_list();
+}
+
+static void unlock_list(const sigset_t *old)
+{
+    atomic_flag_clear(&list_held);
+    pthread_sigmask(SIG_SETMASK, old, NULL);
 }
 
 static char *dir_of(const char *path)
@@ -94,15 +114,17 @@ static void sweep(const char *path, const char *host)
     free(dir);
 }
 
+static void watch(void)
+{
+    err_at_die(unlink_all);
+    atexit(on_exit_unlink);
+    watch_signals();
+}
+
 struct out *out_open(const char *path, bool force)
 {
-    static bool hooked;
-    if (!hooked) {
-        err_at_die(unlink_all);
-        atexit(on_exit_unlink);
-        watch_signals();
-        hooked = true;
-    }
+    static pthread_once_t once = PTHREAD_ONCE_INIT;
+    pthread_once(&once, watch);
     if (!force && path_exists(path))
         die("'%s' exists; --force replaces it", path);
     char host[64] = "host";
@@ -116,10 +138,10 @@ struct out *out_open(const char *path, bool force)
         die_errno("cannot write '%s'", path);
     close(fd);
     sigset_t old;
-    block(&old);
+    lock_list(&old);
     o->next = open_outs;
     open_outs = o;
-    pthread_sigmask(SIG_SETMASK, &old, NULL);
+    unlock_list(&old);
     return o;
 }
 
@@ -128,13 +150,13 @@ const char *out_temp(const struct out *o) { return o->temp; }
 static void forget(struct out *o)
 {
     sigset_t old;
-    block(&old);
+    lock_list(&old);
     struct out **p = &open_outs;
     while (*p && *p != o)
         p = &(*p)->next;
     if (*p)
         *p = o->next;
-    pthread_sigmask(SIG_SETMASK, &old, NULL);
+    unlock_list(&old);
     free(o->path);
     free(o->temp);
     free(o);

@@ -121,7 +121,9 @@ static void put_words(struct h5 *file, const struct shard_info *info, const char
     h5_put_str(file, "/", "kind", SHARD_KIND_FILE);
     h5_put_int(file, "/", "format", SHARD_FORMAT);
     shard_put_info(file, info);
-    h5_put_str(file, "/", "history", meter_history());
+    char *history = meter_history();
+    h5_put_str(file, "/", "history", history);
+    free(history);
 }
 
 void shard_commit(struct shard_writer *w, struct shard_info *info)
@@ -247,7 +249,9 @@ void shards_write_index(const char *dir, const char *const *names, int n, bool f
     char *path = set_index_path(dir);
     struct out *o = out_open(path, force);
     struct h5 *index = h5_create(out_temp(o), path);
-    set_put_head(index, SHARD_KIND_SET, SHARD_FORMAT, meter_history(), members, n);
+    char *history = meter_history();
+    set_put_head(index, SHARD_KIND_SET, SHARD_FORMAT, history, members, n);
+    free(history);
     shard_put_info(index, &sum);
     h5_put_table(index, "/parts", shard_part_columns, SHARD_PART_COLUMNS, parts, n);
     put_virtual_tokens(index, &sum, members, parts, n);

@@ -122,7 +122,9 @@ static void tell_history(const struct mean *m, struct buf *text)
             line += len + (line[len] == '\n');
         }
     }
-    buf_addf(text, "%s", meter_history());
+    char *now = meter_history();
+    buf_addf(text, "%s", now);
+    free(now);
 }
 
 void rewrite_average(struct ckpt **c, const double *weights, int n, const struct rewrite *r)

@@ -172,7 +172,8 @@ void rewrite_ckpt(struct ckpt *c, const struct rewrite *r)
     int n;
     struct ckpt_tensor *t = wanted_tensors(c, r, &n);
     const char *before = ckpt_history(c);
-    char *history = xasprintf("%s%s%s", before, *before ? "\n" : "", meter_history());
+    char *now = meter_history(), *history = xasprintf("%s%s%s", before, *before ? "\n" : "", now);
+    free(now);
     bool state = !r->drop_optimizer && ckpt_state(c)->n > 0;
     struct copy copy = { c, block_buffer(c, sizeof(float)) };
     rewrite_tensors(r, t, n, ckpt_config(c), state ? ckpt_state(c) : NULL, history, put_copy, &copy);

@@ -1,9 +1,11 @@
-/* encode.c - documents of text files to one set of token shards, by many ranks and many jobs
+/* encode.c - documents of text files to one set of token shards, by many jobs, ranks and threads
  * SPDX-License-Identifier: MIT
  */
 #include "encode.h"
 
 #include <math.h>
+#include <pthread.h>
+#include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -22,16 +24,31 @@
 
 enum { TEXT_BLOCK = 64 << 10 };
 
+struct member {
+    char *path;
+    bool there; /* already */
+    bool empty; /* has no documents, and is not written yet: are there any in the others? */
+    struct shard_info info;
+};
+
 struct job {
     const struct encode *o;
     struct docs_file *files;
     int n_files;
-    int64_t part, parts; /* of this rank, of all */
+    int64_t parts; /* of the set */
+    int64_t first; /* of this rank */
+    struct member *member;
+    int64_t n_members;
     struct shard_info info;
     uint64_t below; /* hashes below are valid documents */
     enum utf8_policy utf8;
-    char *member; /* path of the file that this rank makes */
-    bool there;   /* it is there already */
+
+    /* The threads' */
+    pthread_mutex_t lock;
+    int64_t next; /* member that nobody has taken yet */
+    struct encode_counts *k;
+    int64_t done; /* input bytes behind all threads */
+    struct progress bar;
 };
 
 /* ---- what is asked for, and what is there ---- */
@@ -154,25 +171,26 @@ static void fingerprint(struct job *j)
     buf_free(&b);
 }
 
-/* Sets j->there when the member is whole and made from the same. Dies when it is something else. */
-static void look_at_member(struct job *j)
+/* Sets m->there when the member is whole and made from the same. Dies when it is something else. */
+static void look_at_member(struct job *j, struct member *m)
 {
-    struct shard_info old;
-    if (!parts_is_there(j->member, &j->info, j->o->force, &old))
+    if (!parts_is_there(m->path, &j->info, j->o->force, &m->info))
         return;
     for (int i = 0; i < j->n_files; i++)
         if (j->files[i].is_stdin)
-            die("'%s' exists, made from a standard input; --force replaces it", j->member);
-    j->there = true;
-    j->info = old;
+            die("'%s' exists, made from a standard input; --force replaces it", m->path);
+    m->there = true;
 }
 
 static void prepare_output(struct job *j, struct comm *c)
 {
     const struct encode *o = j->o;
-    char *name = parts_name(j->part, j->parts);
-    j->member = path_join(o->output, name);
-    free(name);
+    bool all_there = true;
+    for (int64_t i = 0; i < j->n_members; i++) {
+        char *name = parts_name(j->first + i, j->parts);
+        j->member[i].path = path_join(o->output, name);
+        free(name);
+    }
     if (!o->dry_run) {
         if (c->rank == 0) {
             out_make_dirs(o->output);
@@ -185,24 +203,27 @@ static void prepare_output(struct job *j, struct comm *c)
                 parts_drop_index(o->output);
         }
         comm_barrier(c);
-        look_at_member(j);
+        for (int64_t i = 0; i < j->n_members; i++)
+            look_at_member(j, &j->member[i]);
     }
-    if (!j->there && !o->force && set_exists(o->output))
+    for (int64_t i = 0; i < j->n_members; i++)
+        all_there = all_there && j->member[i].there;
+    if (!all_there && !o->force && set_exists(o->output))
         die("'%s' holds a whole set; --force replaces it", o->output);
 }
 
 /* ---- documents to tokens ---- */
 
 struct encoder {
-    const struct job *job;
+    struct job *job;
     struct docs *docs;
+    int64_t told; /* of its input bytes, to the job */
     struct utf8 utf8;
     struct buf mended;
     struct hash *hash;
     struct token_stream *stream;
     struct token_ids ids;
     struct shard_writer *w; /* NULL: a dry run */
-    struct progress bar;
 };
 
 /* The next piece of the document as it goes on, *n bytes, which may be 0; false at its end. Dies for what the
@@ -283,12 +304,17 @@ static bool wanted(struct encoder *e, int64_t bytes, struct encode_counts *k)
 
 static void show_progress(struct encoder *e)
 {
+    struct job *j = e->job;
     char text[64];
-    int64_t done = docs_input_done(e->docs);
+    int64_t now = docs_input_done(e->docs);
+    pthread_mutex_lock(&j->lock);
+    j->done += now - e->told;
+    e->told = now;
     snprintf(text, sizeof text, "%.1f MB/s a rank",
-             1e-6 * (double)done / (now_seconds() - e->bar.start + 1e-9));
-    if (done < docs_input_bytes(e->docs) || e->bar.drawn) /* the counts that follow tell the end */
-        progress_at(&e->bar, done, text);
+             1e-6 * (double)j->done / (now_seconds() - j->bar.start + 1e-9));
+    if (j->done < j->bar.total || j->bar.drawn) /* the counts that follow tell the end */
+        progress_at(&j->bar, j->done, text);
+    pthread_mutex_unlock(&j->lock);
 }
 
 static int64_t add_ids(struct encoder *e)
@@ -320,14 +346,12 @@ static int64_t encode_doc(struct encoder *e, int64_t *bytes)
     return tokens + add_ids(e);
 }
 
-static void encode_docs(const struct job *j, struct docs *d, struct shard_writer *w, struct encode_counts *k)
+static void encode_docs(struct job *j, struct docs *d, struct shard_writer *w, struct encode_counts *k)
 {
     struct encoder e = {
         .job = j, .docs = d, .stream = token_stream_new(j->o->tokenizer), .hash = hash_new(), .w = w
     };
     int64_t bytes, seen = 0;
-    progress_begin(&e.bar, 0, docs_input_bytes(d), j->o->log_seconds);
-    e.bar.last_draw = e.bar.start; /* a short job says nothing on its way */
     while (docs_next(d, &bytes)) {
         if (wanted(&e, bytes, k)) {
             int64_t before = e.utf8.replaced;
@@ -344,7 +368,7 @@ static void encode_docs(const struct job *j, struct docs *d, struct shard_writer
         if (++seen % 1024 == 0)
             show_progress(&e);
     }
-    progress_end(&e.bar);
+    show_progress(&e);
     k->empty = docs_counts(d)->empty;
     k->bad = docs_counts(d)->bad;
     hash_free(e.hash);
@@ -364,55 +388,118 @@ static void start_job(struct job *j, const struct encode *o, const struct comm *
                        .utf8 = o->utf8 != UTF8_AUTO ? o->utf8
                                : t->needs_utf8      ? UTF8_REJECT
                                                     : UTF8_KEEP,
-                       .part = o->job * c->size + c->rank,
-                       .parts = o->jobs * c->size,
                        .below = (uint64_t)ldexp(o->valid_share, 64),
                        .info = { .tokenizer_hash = t->hash, .vocab = t->vocab, .eod = t->eod } };
     memcpy(j->info.tokenizer, t->name, sizeof t->name);
+    int64_t ranks = o->jobs * c->size, rank = o->job * c->size + c->rank;
+    j->parts = o->shards ? o->shards : ranks * o->threads;
+    j->first = j->parts * rank / ranks;
+    j->n_members = j->parts * (rank + 1) / ranks - j->first;
+    j->member = xcalloc((size_t)j->n_members, sizeof *j->member);
+    pthread_mutex_init(&j->lock, NULL);
 }
 
-/* This rank's member. It is not committed yet, and returned, when it has no documents and it depends on the
- * others' whether there is a set at all. */
-static struct shard_writer *make_member(const struct job *j, struct encode_counts *k)
+static void add_counts(struct encode_counts *to, const struct encode_counts *k)
+{
+    for (size_t i = 0; i < sizeof *k / sizeof(int64_t); i++)
+        ((int64_t *)to)[i] += ((const int64_t *)k)[i];
+}
+
+static void write_empty(const struct job *j, const struct member *m)
+{
+    shard_commit(shard_create(m->path, &j->info, j->o->level, j->o->force), NULL);
+}
+
+static struct docs *open_docs(const struct job *j, int64_t i)
+{
+    struct docs_options options = j->o->docs;
+    options.mend = j->utf8 == UTF8_REPLACE;
+    return docs_open(j->files, j->n_files, &options, j->first + i, j->parts);
+}
+
+static void make_member(struct job *j, int64_t i, struct encode_counts *k)
 {
     const struct encode *o = j->o;
-    struct docs_options options = o->docs;
-    options.mend = j->utf8 == UTF8_REPLACE;
-    struct docs *d = docs_open(j->files, j->n_files, &options, j->part, j->parts);
-    struct shard_writer *w = o->dry_run ? NULL : shard_create(j->member, &j->info, o->level, o->force);
+    struct member *m = &j->member[i];
+    struct docs *d = open_docs(j, i);
+    struct shard_writer *w = o->dry_run ? NULL : shard_create(m->path, &j->info, o->level, o->force);
     k->made = 1;
     encode_docs(j, d, w, k);
     docs_close(d);
-    if (w && (k->docs > 0 || !o->whole)) {
+    m->empty = k->docs == 0 && w;
+    if (m->empty)
+        shard_abort(w);
+    else if (w)
         shard_commit(w, NULL);
-        w = NULL;
+}
+
+/* One thread: takes member after member. */
+static void *make_members(void *arg)
+{
+    struct job *j = arg;
+    for (;;) {
+        struct encode_counts k = { 0 };
+        pthread_mutex_lock(&j->lock);
+        int64_t i = j->next++;
+        pthread_mutex_unlock(&j->lock);
+        if (i >= j->n_members)
+            return NULL;
+        const struct member *m = &j->member[i];
+        if (m->there)
+            k = (struct encode_counts){ .docs = m->info.n_docs, .tokens = m->info.n_tokens,
+                                        .bytes = m->info.n_bytes, .replaced = m->info.n_replaced, .kept = 1 };
+        else
+            make_member(j, i, &k);
+        pthread_mutex_lock(&j->lock);
+        add_counts(j->k, &k);
+        pthread_mutex_unlock(&j->lock);
     }
-    return w;
+}
+
+/* All members of this rank; those without documents are left to the caller. */
+static void make_all(struct job *j, struct encode_counts *k)
+{
+    const struct encode *o = j->o;
+    int n = o->threads < j->n_members ? o->threads : (int)j->n_members;
+    pthread_t *thread = xcalloc((size_t)n + 1, sizeof *thread);
+    int64_t input = 0;
+    for (int64_t i = 0; i < j->n_members; i++)
+        if (!j->member[i].there) {
+            struct docs *d = open_docs(j, i);
+            input += docs_input_bytes(d);
+            docs_close(d);
+        }
+    *k = (struct encode_counts){ 0 };
+    j->k = k;
+    progress_begin(&j->bar, 0, input, o->log_seconds);
+    j->bar.last_draw = j->bar.start; /* a short job says nothing on its way */
+    sigset_t all, old;
+    sigfillset(&all);
+    pthread_sigmask(SIG_BLOCK, &all, &old); /* signals are this thread's */
+    for (int t = 1; t < n; t++)
+        if (pthread_create(&thread[t], NULL, make_members, j) != 0)
+            die_errno("cannot start thread %d of %d", t + 1, n);
+    pthread_sigmask(SIG_SETMASK, &old, NULL);
+    make_members(j);
+    for (int t = 1; t < n; t++)
+        pthread_join(thread[t], NULL);
+    progress_end(&j->bar);
+    free(thread);
 }
 
 void encode_run(const struct encode *o, char **inputs, int n, struct comm *c, struct encode_counts *k)
 {
     struct job j;
-    struct shard_writer *w = NULL;
     start_job(&j, o, c);
     look_at_inputs(&j, n, inputs, c);
     fingerprint(&j);
     prepare_output(&j, c);
-    *k = (struct encode_counts){ 0 };
-    if (j.there) {
-        k->docs = j.info.n_docs;
-        k->tokens = j.info.n_tokens;
-        k->bytes = j.info.n_bytes;
-        k->replaced = j.info.n_replaced;
-        k->kept = 1;
-    } else
-        w = make_member(&j, k);
+    make_all(&j, k);
     comm_sum_i64(c, (int64_t *)k, sizeof *k / sizeof(int64_t));
     bool nothing = k->docs == 0 && o->whole;
-    if (w && nothing)
-        shard_abort(w);
-    else if (w)
-        shard_commit(w, NULL); /* a part without documents, of a set that has some */
+    for (int64_t i = 0; i < j.n_members; i++)
+        if (j.member[i].empty && !nothing)
+            write_empty(&j, &j.member[i]);
     comm_barrier(c);
     if (c->rank == 0 && nothing)
         die("no documents in '%s'%s", inputs[0], n > 1 ? " and the other inputs" : "");
@@ -420,6 +507,8 @@ void encode_run(const struct encode *o, char **inputs, int n, struct comm *c, st
         parts_write_index(o->output, j.parts, o->force);
     for (int i = 0; i < n; i++)
         k->input += j.files[i].is_stdin ? k->bytes : j.files[i].bytes;
+    for (int64_t i = 0; i < j.n_members; i++)
+        free(j.member[i].path);
     free(j.member);
     free(j.files);
 }

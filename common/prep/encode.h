@@ -1,14 +1,15 @@
-/* encode.h - documents of text files to one set of token shards, by many ranks and many jobs
+/* encode.h - documents of text files to one set of token shards, by many jobs, ranks and threads
  * SPDX-License-Identifier: MIT
  *
- * The input bytes are cut in N (jobs) times R (ranks) even parts; each rank turns the documents of its part
- * into one member file. Nothing is shared, so an array of N jobs needs no messages, and what is there already
- * need not be made again: a member carries a fingerprint of inputs and options (`source`). The set becomes
- * valid when its index is written: by rank 0 of a job that makes all of it, or by parts_join() (parts.h).
+ * The input bytes are cut in even parts; the documents of one part become one member file. Jobs and their ranks
+ * take runs of parts, the threads of a rank its parts one after the other. Nothing is shared, so an array of jobs
+ * needs no messages, and what is there already need not be made again: a member carries a fingerprint of inputs
+ * and options (`source`). The set becomes valid when its index is written: by rank 0 of a job that makes
+ * all of it, or by parts_join() (parts.h).
  *
  * Members hold the documents in the order of the inputs. The documents of a set and their order depend on
- * inputs and options only; the bytes of a member (but for its history) on these and on N*R too, not on which
- * of them are jobs and which are ranks.
+ * inputs and options only; the bytes of a member (but for its history) on these and on how many parts there are,
+ * not on who makes which.
  *
  * The bytes of a document that are hashed, counted and encoded are those that the UTF-8 policy leaves.
  */
@@ -39,6 +40,8 @@ struct encode {
     const char *settings; /* text of all options that decide what is in the members, n_settings bytes */
     size_t n_settings;
     int64_t job, jobs; /* this is job `job` of `jobs`, from 0 */
+    int64_t shards;    /* parts of the set, at most PARTS_MOST; 0: one for each thread of each rank of each job */
+    int threads;       /* of each rank */
     bool whole;        /* of one: it writes the index too */
     int level;         /* of zstd */
     double log_seconds;

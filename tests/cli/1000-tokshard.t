@@ -93,6 +93,33 @@ else
     skip 'ranks' "no $MPIEXEC"
 fi
 
+# ---- as many files as one likes, by whoever ----
+hash_of() { "$T" check -q "$1" && value "$1" members && value "$1" hash; }
+SHARDS='--split para --shards 7'
+ok '--shards: the files do not depend on who makes them' '
+    encode -o shards-1 $SHARDS $ALL && hash_of shards-1 >want && head -n 1 want | grep -qx 7 &&
+    encode -o shards-t --threads 3 $SHARDS $ALL && hash_of shards-t >got && cmp want got &&
+    for i in 3 1 2; do encode -o shards-p --threads 2 --part $i/3 $SHARDS $ALL || exit 1; done &&
+    "$T" index -q shards-p && hash_of shards-p >got && cmp want got &&
+    "$T" cat shards-1 >want && encode -o shards-n --split para $ALL && "$T" cat shards-n >got && cmp want got'
+ok '--threads alone: a file each; more threads than files; fewer files than parts' '
+    encode -o threads --threads 3 --split para $ALL && test "$(value threads members)" -eq 3 &&
+    "$T" cat threads >got && cmp want got &&
+    encode -o few --threads 9 --shards 2 --split para $ALL && test "$(value few members)" -eq 2 &&
+    "$T" cat few >got && cmp want got &&
+    for i in 1 2 3; do encode -o fewer --shards 2 --part $i/3 --split para $ALL || exit 1; done &&
+    "$T" index -q fewer && test "$(value fewer members)" -eq 2 && "$T" cat fewer >got && cmp want got'
+ok '--shards: those that are there are kept' '
+    rm shards-t/index.h5 shards-t/part-00003-of-00007.h5 && "$T" encode -o shards-t --threads 2 $SHARDS $ALL 2>err &&
+    grep -q "6 of 7 files were there already" err && hash_of shards-t >got && hash_of shards-1 >want && cmp want got'
+ok 'threads: no documents at all, and a bad line in each' '
+    one_line 1 "no documents" encode -o nothing --threads 3 blank.txt empty.txt --split line && no_litter nothing &&
+    ! ls nothing/part* 2>/dev/null &&
+    yes "{" | head -n 1000 >braces.jsonl && one_line 1 "braces.jsonl:" encode -o braces --threads 4 braces.jsonl && no_litter braces'
+ok '--shards and --threads out of range' '
+    one_line 2 "shards" encode -o x --shards 100000 a.txt && one_line 2 "threads" encode -o x --threads 0 a.txt &&
+    one_line 1 "standard input is for one part" encode -o x --threads 2 - <a.txt'
+
 # ---- JSONL ----
 cat >good.jsonl <<'EOF'
 {"text": "one\ntwo", "id": 1}
