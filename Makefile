@@ -210,17 +210,17 @@ FUZZ := $(patsubst tests/fuzz/%.c,%,$(wildcard tests/fuzz/*.c))
 FUZZ_SRC := $(addprefix common/base/,err.c file.c mem.c out.c json.c half.c attrs.c opt.c rng.c meter.c) \
         $(addprefix common/text/,docs.c view.c stream.c ungzip.c unzstd.c jsonl.c utf8.c) common/base/hash.c \
         $(addprefix common/io/,foreign.c safetensors.c torchzip.c pickle.c pickle_names.c pickle_walk.c archive.c) \
-        $(addprefix common/io/,idfile.c megatron.c) \
+        $(addprefix common/io/,idfile.c megatron.c set.c shard.c shard_read.c shard_verify.c) $(addprefix common/io/,h5.c h5_attrs.c h5_chunks.c h5_data.c h5_table.c) \
         $(addprefix common/model/,config.c param.c layer.c mamba2.c mamba1.c griffin.c attention.c mlp.c) \
         $(addprefix common/exchange/,keys.c family.c transformers.c ssm.c megatron.c) \
         $(wildcard common/text/split*.c) \
-        $(addprefix common/text/,tokenizer.c added.c bpe.c bytelevel.c hf_tokenizer.c tiktoken.c)
+        $(addprefix common/text/,tokenizer.c added.c bpe.c bytelevel.c hf_tokenizer.c tiktoken.c sentencepiece.c)
 FUZZ_C = -std=c11 -D_POSIX_C_SOURCE=200809L -pthread -O1 -g -fno-omit-frame-pointer -fno-sanitize-recover=undefined \
         -fsanitize=fuzzer$(comma)address$(comma)undefined -Wall -Wextra -I. -Itests/fuzz -Itests -I$O/gen $(PKG_CFLAGS)
 fuzz: $(FUZZ:%=$O/fuzz/%)
 	@sh tests/fuzz/run.sh '$(abspath $O)/fuzz' '$(SECONDS_EACH)' $(FUZZ)
 $(FUZZ:%=$O/fuzz/%): $O/fuzz/%: $O/fuzz/tests/fuzz/%.o $(FUZZ_SRC:%.c=$O/fuzz/%.o)
-	$Q$(FUZZ_CC) $(FUZZ_C) -o $@ $^ -ljansson -lz -lzstd -lxxhash -lpcre2-8 -lutf8proc -lm
+	$Q$(FUZZ_CC) $(FUZZ_C) -o $@ $^ $(filter-out -lmpich,$(PKG_LIBS)) -lm
 $O/fuzz/%.o: %.c Makefile | $O/gen/buildinfo.h
 	@command -v $(FUZZ_CC) >/dev/null || { echo 'fuzz: needs clang: apt-get install clang' >&2; exit 1; }
 	@mkdir -p $(@D)

@@ -42,8 +42,8 @@ mkdir -p "$work"
 documents() {
     while [ $# -gt 0 ]; do
         case $1 in
-        --format=* | --split=* | --separator=* | --text-key=* | --max-line=* | --skip-bad) printf '%s ' "$1" ;;
-        --format | --split | --separator | --text-key | --max-line)
+        --format=* | --split=* | --separator=* | --text-key=* | --max-line=* | --utf8=* | --skip-bad) printf '%s ' "$1" ;;
+        --format | --split | --separator | --text-key | --max-line | --utf8)
             printf '%s %s ' "$1" "${2:-}"
             [ $# -lt 2 ] || shift
             ;;
@@ -102,7 +102,7 @@ merge() {
 score() { ranks "$conf_ranks" "$bin/ssmeval" ppl $conf_eval "$work/model" "$work/valid" >"$work/scores.tsv.tmp" &&
     mv "$work/scores.tsv.tmp" "$work/scores.tsv"; }
 # shellcheck disable=SC2086
-write_sample() { "$bin/ssmeval" generate --prompt "$conf_prompt" $conf_generate "$work/model" >"$work/sample.txt.tmp" &&
+write_sample() { "$bin/ssmeval" generate ${spec:+"--tokenizer=$spec"} --prompt "$conf_prompt" $conf_generate "$work/model" >"$work/sample.txt.tmp" &&
     mv "$work/sample.txt.tmp" "$work/sample.txt"; }
 evaluate() {
     stage eval "$work/scores.tsv" score

@@ -235,7 +235,7 @@ static int encode(int n, char **operands)
 
 static struct {
     const char *output, *specials, *separator, *text_key;
-    int pattern, split, format;
+    int pattern, split, format, utf8;
     int64_t vocab, min_frequency, max_line, memory;
     double valid_share, log_seconds;
     bool skip_bad, force;
@@ -259,6 +259,7 @@ static struct opt train_opts[] = {
     OPT_STR(0, "text-key", "KEY", &tr.text_key, "as for encode"),
     OPT_INT(0, "max-line", "BYTES", &tr.max_line, 2, 1LL << 40, "as for encode"),
     OPT_FLAG(0, "skip-bad", &tr.skip_bad, "as for encode"),
+    OPT_CHOICE(0, "utf8", &tr.utf8, "auto|reject|replace", "invalid UTF-8, as for encode; auto: reject"),
     OPT_INT(0, "memory", "BYTES", &tr.memory, 1024, OPT_MAX_INT, "most bytes of distinct words"),
     OPT_REAL(0, "log-every", "SECONDS", &tr.log_seconds, 0, 1e9, "time between progress lines in a log"),
     OPT_FLAG('f', "force", &tr.force, "replace what is there"),
@@ -324,6 +325,7 @@ static int train(int n, char **inputs)
                                  .text_key = tr.text_key,
                                  .max_line = tr.max_line,
                                  .skip_bad = tr.skip_bad },
+                       .utf8 = tr.utf8 == UTF8_REPLACE ? UTF8_REPLACE : UTF8_REJECT,
                        .bpe = { .vocab = tr.vocab, .least = tr.min_frequency },
                        .pattern = (enum learn_pattern)tr.pattern,
                        .valid_share = tr.valid_share,
@@ -336,6 +338,8 @@ static int train(int n, char **inputs)
     learn_run(&l, inputs, n, comm_world(), &k);
     note(1, "%lld documents, %lld bytes; skipped: %lld empty, %lld bad; left out: %lld", (long long)k.docs,
          (long long)k.bytes, (long long)k.empty, (long long)k.bad, (long long)k.other);
+    if (k.replaced)
+        note(1, "not UTF-8, U+FFFD put in: %lld times", (long long)k.replaced);
     note(1, "%lld words, %lld distinct, counted in %.1f s; %lld merges learnt in %.1f s", (long long)k.words,
          (long long)k.distinct, k.counted, (long long)k.merges, k.learnt);
     if (err_rank() == 0 && k.tokens < tr.vocab)

@@ -3,7 +3,6 @@
  */
 #include "encode.h"
 
-#include <math.h>
 #include <pthread.h>
 #include <signal.h>
 #include <stdio.h>
@@ -20,6 +19,7 @@
 #include "common/text/ids.h"
 #include "common/text/stream.h"
 #include "common/text/tokenizer.h"
+#include "clean.h"
 #include "parts.h"
 
 enum { TEXT_BLOCK = 64 << 10 };
@@ -218,64 +218,11 @@ struct encoder {
     struct job *job;
     struct docs *docs;
     int64_t told; /* of its input bytes, to the job */
-    struct utf8 utf8;
-    struct buf mended;
-    struct hash *hash;
+    struct clean text;
     struct token_stream *stream;
     struct token_ids ids;
     struct shard_writer *w; /* NULL: a dry run */
 };
-
-/* The next piece of the document as it goes on, *n bytes, which may be 0; false at its end. Dies for what the
- * policy does not let pass. */
-static bool next_piece(struct encoder *e, const char **p, size_t *n)
-{
-    *p = docs_piece(e->docs, n);
-    bool last = !*p;
-    if (last) {
-        *p = "";
-        *n = 0;
-    }
-    if (e->job->utf8 == UTF8_REPLACE)
-        *p = utf8_replace(&e->utf8, *p, n, last, &e->mended);
-    else if (e->job->utf8 == UTF8_REJECT && utf8_try_check(&e->utf8, *p, *n, last) < 0) {
-        char *why = xstrdup(err_last());
-        die("%s: %s; --utf8 replace mends it, --skip-bad skips the document", docs_where(e->docs, e->utf8.at),
-            why);
-    }
-    return !last || *n > 0;
-}
-
-/* With --skip-bad a document is looked through before any of it is written. */
-static bool is_utf8(struct encoder *e)
-{
-    struct utf8 u = { 0 };
-    const char *p;
-    size_t n;
-    int bad = 0;
-    while (bad == 0 && (p = docs_piece(e->docs, &n)))
-        bad = utf8_try_check(&u, p, n, false);
-    if (bad == 0)
-        bad = utf8_try_check(&u, "", 0, true);
-    if (bad < 0)
-        note(2, "skipped %s: %s", docs_where(e->docs, u.at), err_last());
-    docs_rewind(e->docs);
-    return bad == 0;
-}
-
-/* A document's share is decided by its bytes alone: in every run and part the same, twins stay together. */
-static bool in_share(struct encoder *e)
-{
-    const char *p;
-    size_t n;
-    int64_t replaced = e->utf8.replaced;
-    while (next_piece(e, &p, &n))
-        hash_add(e->hash, p, n);
-    docs_rewind(e->docs);
-    utf8_begin(&e->utf8);
-    e->utf8.replaced = replaced;
-    return (hash_end(e->hash) < e->job->below) == (e->job->o->take == ENCODE_VALID);
-}
 
 static bool listed(const struct encode *o, const char *id, size_t n)
 {
@@ -292,11 +239,11 @@ static bool wanted(struct encoder *e, int64_t bytes, struct encode_counts *k)
         k->dropped++;
         return false;
     }
-    if (o->docs.skip_bad && e->job->utf8 == UTF8_REJECT && !is_utf8(e)) {
+    if (o->docs.skip_bad && !clean_passes(&e->text)) {
         docs_count_bad(e->docs, bytes);
         return false;
     }
-    if (o->take == ENCODE_ALL || in_share(e))
+    if (o->take == ENCODE_ALL || (clean_hash(&e->text) < e->job->below) == (o->take == ENCODE_VALID))
         return true;
     k->other++;
     return false;
@@ -333,7 +280,7 @@ static int64_t encode_doc(struct encoder *e, int64_t *bytes)
     size_t n;
     int64_t tokens = 0;
     *bytes = 0;
-    while (next_piece(e, &p, &n)) {
+    while (clean_piece(&e->text, &p, &n)) {
         *bytes += (int64_t)n;
         for (size_t i = 0; i < n; i += TEXT_BLOCK) {
             tokenizer_encode(e->stream, p + i, n - i < TEXT_BLOCK ? n - i : TEXT_BLOCK, false, &e->ids);
@@ -348,17 +295,16 @@ static int64_t encode_doc(struct encoder *e, int64_t *bytes)
 
 static void encode_docs(struct job *j, struct docs *d, struct shard_writer *w, struct encode_counts *k)
 {
-    struct encoder e = {
-        .job = j, .docs = d, .stream = token_stream_new(j->o->tokenizer), .hash = hash_new(), .w = w
-    };
+    struct encoder e = { .job = j, .docs = d, .stream = token_stream_new(j->o->tokenizer), .w = w };
     int64_t bytes, seen = 0;
+    clean_begin(&e.text, d, j->utf8);
     while (docs_next(d, &bytes)) {
         if (wanted(&e, bytes, k)) {
-            int64_t before = e.utf8.replaced;
+            int64_t before = e.text.utf8.replaced;
             k->docs++;
             k->tokens += encode_doc(&e, &bytes) + 1;
             k->bytes += bytes;
-            int64_t replaced = docs_replaced(d) + e.utf8.replaced - before;
+            int64_t replaced = docs_replaced(d) + e.text.utf8.replaced - before;
             k->replaced += replaced;
             if (w) {
                 shard_end_doc(w, bytes);
@@ -371,8 +317,7 @@ static void encode_docs(struct job *j, struct docs *d, struct shard_writer *w, s
     show_progress(&e);
     k->empty = docs_counts(d)->empty;
     k->bad = docs_counts(d)->bad;
-    hash_free(e.hash);
-    buf_free(&e.mended);
+    clean_end(&e.text);
     token_ids_free(&e.ids);
     token_stream_free(e.stream);
 }
@@ -388,7 +333,7 @@ static void start_job(struct job *j, const struct encode *o, const struct comm *
                        .utf8 = o->utf8 != UTF8_AUTO ? o->utf8
                                : t->needs_utf8      ? UTF8_REJECT
                                                     : UTF8_KEEP,
-                       .below = (uint64_t)ldexp(o->valid_share, 64),
+                       .below = clean_below(o->valid_share),
                        .info = { .tokenizer_hash = t->hash, .vocab = t->vocab, .eod = t->eod } };
     memcpy(j->info.tokenizer, t->name, sizeof t->name);
     int64_t ranks = o->jobs * c->size, rank = o->job * c->size + c->rank;

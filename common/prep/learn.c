@@ -3,7 +3,6 @@
  */
 #include "learn.h"
 
-#include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -17,7 +16,7 @@
 #include "common/dist/comm.h"
 #include "common/text/split.h"
 #include "common/text/tally.h"
-#include "common/text/utf8.h"
+#include "clean.h"
 
 enum { TEXT_BLOCK = 64 << 10, WORDS_TAG = 71 };
 
@@ -78,7 +77,7 @@ struct counter {
     struct docs *docs;
     struct split_stream *split;
     struct tally *tally;
-    struct utf8 utf8;
+    struct clean text;
     struct progress bar;
 };
 
@@ -101,55 +100,40 @@ static void show_progress(struct counter *x)
         progress_at(&x->bar, done, text);
 }
 
-static bool left_out(struct counter *x, struct hash *h, uint64_t below)
+/* Returns the bytes that were counted. */
+static int64_t count_doc(struct counter *x)
 {
     const char *p;
     size_t n;
-    if (!below)
-        return false;
-    while ((p = docs_piece(x->docs, &n)))
-        hash_add(h, p, n);
-    docs_rewind(x->docs);
-    return hash_end(h) < below;
-}
-
-/* Words are cut from valid UTF-8 only, as encode does. */
-static void check_text(struct counter *x, const char *p, size_t n, bool last)
-{
-    if (utf8_try_check(&x->utf8, p, n, last) < 0)
-        die("document %lld of this rank: %s", (long long)docs_counts(x->docs)->docs, err_last());
-}
-
-static void count_doc(struct counter *x)
-{
-    const char *p;
-    size_t n;
-    utf8_begin(&x->utf8);
-    while ((p = docs_piece(x->docs, &n))) {
-        check_text(x, p, n, false);
+    int64_t bytes = 0;
+    while (clean_piece(&x->text, &p, &n)) {
+        bytes += (int64_t)n;
         for (size_t i = 0; i < n; i += TEXT_BLOCK)
             count_words(x, p + i, n - i < TEXT_BLOCK ? n - i : TEXT_BLOCK, false);
         if (n > TEXT_BLOCK)
             show_progress(x);
     }
-    check_text(x, "", 0, true);
     count_words(x, "", 0, true);
+    return bytes;
 }
 
 static void count_docs(struct counter *x, struct learn_counts *k)
 {
-    struct hash *h = hash_new();
-    uint64_t below = (uint64_t)ldexp(x->l->valid_share, 64);
+    uint64_t below = clean_below(x->l->valid_share);
     int64_t bytes;
+    clean_begin(&x->text, x->docs, x->l->utf8);
     progress_begin(&x->bar, 0, docs_input_bytes(x->docs), x->l->log_seconds);
     x->bar.last_draw = x->bar.start; /* a short job says nothing on its way */
     while (docs_next(x->docs, &bytes)) {
-        if (left_out(x, h, below))
+        if (x->l->docs.skip_bad && !clean_passes(&x->text))
+            docs_count_bad(x->docs, bytes);
+        else if (below && clean_hash(&x->text) < below)
             k->other++;
         else {
-            count_doc(x);
+            int64_t before = x->text.utf8.replaced;
+            k->bytes += count_doc(x);
+            k->replaced += docs_replaced(x->docs) + x->text.utf8.replaced - before;
             k->docs++;
-            k->bytes += bytes;
         }
         if ((k->docs + k->other) % 1024 == 0)
             show_progress(x);
@@ -157,7 +141,7 @@ static void count_docs(struct counter *x, struct learn_counts *k)
     progress_end(&x->bar);
     k->empty = docs_counts(x->docs)->empty;
     k->bad = docs_counts(x->docs)->bad;
-    hash_free(h);
+    clean_end(&x->text);
 }
 
 /* ---- from many tallies to one ---- */
@@ -285,19 +269,22 @@ void learn_run(const struct learn *l, char **inputs, int n, struct comm *c, stru
             die("'%s' is both input and output", inputs[i]);
     struct split *split = make_split(l->pattern);
     struct counter x = { .l = l, .split = split_stream_new(split), .tally = tally_new(l->memory) };
-    x.docs = docs_open(files, n, &l->docs, c->rank, c->size);
+    struct docs_options options = l->docs;
+    options.mend = l->utf8 == UTF8_REPLACE;
+    x.docs = docs_open(files, n, &options, c->rank, c->size);
     count_docs(&x, k);
     docs_close(x.docs);
     split_stream_free(x.split);
     split_free(split);
     free(files);
-    int64_t sums[] = { k->docs, k->bytes, k->empty, k->bad, k->other };
-    comm_sum_i64(c, sums, 5);
+    int64_t sums[] = { k->docs, k->bytes, k->empty, k->bad, k->other, k->replaced };
+    comm_sum_i64(c, sums, 6);
     k->docs = sums[0];
     k->bytes = sums[1];
     k->empty = sums[2];
     k->bad = sums[3];
     k->other = sums[4];
+    k->replaced = sums[5];
     if (c->rank == 0 && k->docs == 0)
         die("no documents in '%s'%s", inputs[0], n > 1 ? " and the other inputs" : "");
     struct tally *words = c->size > 1 ? to_first(to_owners(x.tally, l, c), c) : x.tally;

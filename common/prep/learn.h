@@ -20,7 +20,8 @@ enum learn_pattern { LEARN_GPT2, LEARN_CL100K, LEARN_O200K };
 struct comm;
 struct learn {
     const char *output; /* a file */
-    struct docs_options docs;
+    struct docs_options docs; /* mend follows from utf8 */
+    enum utf8_policy utf8;    /* reject or replace */
     struct bpe_train bpe;
     enum learn_pattern pattern;
     double valid_share; /* of the documents, by hash as in encode.h, that are left out; 0: none */
@@ -30,7 +31,7 @@ struct learn {
 };
 
 struct learn_counts {
-    int64_t docs, bytes, empty, bad, other; /* as in encode.h, of all ranks */
+    int64_t docs, bytes, empty, bad, other, replaced; /* as in encode.h, of all ranks */
     int64_t input;                          /* bytes of all inputs */
     int64_t words, distinct, tokens, merges;
     double counted, learnt; /* seconds */

@@ -51,6 +51,18 @@ if $MPIEXEC -n 2 true 2>/dev/null; then
 else
     skip 'ranks' "no $MPIEXEC"
 fi
+{ cat a.txt; printf 'caf\351 \377\376 caf\351 end\n'; } >dirty.txt
+{ cat a.txt; printf 'caf\357\277\275 \357\277\275\357\277\275 caf\357\277\275 end\n'; } >mended.txt
+ok '--utf8: what is not UTF-8 is refused with its place, mended as encode mends it, or skipped with its document' '
+    size=$(wc -c <a.txt) && one_line 1 "dirty.txt:byte $((size + 3)): invalid UTF-8" train --vocab 400 --split line -o x.json dirty.txt &&
+    ! test -e x.json && train --vocab 400 --split line --utf8 replace -o r.json dirty.txt &&
+    train --vocab 400 --split line -o m.json mended.txt && cmp r.json m.json &&
+    "$T" train --vocab 400 --split line --utf8 replace -f -o r.json dirty.txt 2>err && grep -q "U+FFFD put in: 4 times" err &&
+    train --vocab 400 --split line --skip-bad -o s.json -f dirty.txt && train --vocab 400 --split line -o a.json a.txt &&
+    cmp s.json a.json && one_line 2 "utf8" train --vocab 400 --utf8 keep -o x.json a.txt'
+ok '--utf8 replace: what encode holds out is left out' '
+    for x in dirty mended; do train --vocab 400 --split line --valid-share 0.5 --utf8 replace -o $x.json $x.txt || exit 1; done &&
+    cmp dirty.json mended.json && ! cmp -s mended.json m.json'
 ok 'the order of the inputs does not matter' '
     train --vocab 400 --split line -o ab.json a.txt b.jsonl && train --vocab 400 --split line -o ba.json b.jsonl a.txt &&
     cmp ab.json ba.json'
@@ -82,7 +94,7 @@ ok '--valid-share leaves out what encode --take valid takes' '
 ok 'a text that has no more pairs: fewer tokens and a warning' '
     printf "ab ab" >few.txt && "$T" train -q --vocab 300 -o few.json few.txt 2>err && grep -q "only 258 tokens, not 300" err'
 ok 'what is not UTF-8 is refused, with its place; NUL bytes are text' '
-    printf "good\n\nna\303\257ve\0 and \303(\n" >bin && must_exit 1 "$T" train --vocab 270 --split para -o bin.json bin 2>err && grep -q "document 2 .*0xc3" err && [ "$(wc -l <err)" -eq 1 ] && [ ! -e bin.json ] &&
+    printf "good\n\nna\303\257ve\0 and \303(\n" >bin && must_exit 1 "$T" train --vocab 270 --split para -o bin.json bin 2>err && grep -q "bin:byte 18: .*0xc3" err && [ "$(wc -l <err)" -eq 1 ] && [ ! -e bin.json ] &&
     printf "a\0\0b \0\0\0c\n" >nul && train --vocab 258 -o nul.json nul'
 
 # ---- refusals: one line each, nothing written ----
