@@ -3,7 +3,8 @@
 # SPDX-License-Identifier: MIT
 #
 # Environment: BIN tools, CORPUS text files (default: the dictionary of Debian's package dict-gcide),
-# MODEL preset (default hybrid-demo), DEMO folder of everything made (default ./demo), STEPS of the training.
+# MODEL preset (default hybrid-demo), DEMO folder of everything made (default ./demo), STEPS of the training, VOCAB tokens of
+# the vocabulary that is learnt (default 4096).
 #
 # What it shows beside the chain: the training is told to stop half-way by one SIGTERM to one rank, saves, exits with 75,
 # and the same command goes on from there.
@@ -15,6 +16,7 @@ model=${MODEL:-}
 [ -n "$model" ] || model=hybrid-demo
 corpus=${CORPUS:-}
 steps=${STEPS:-1300}
+vocab=${VOCAB:-4096}
 cores=$(env -u OMP_NUM_THREADS nproc)
 export SSM_BIN="$bin" OMP_NUM_THREADS=1
 [ "$cores" -ge 2 ] || echo "demo: one core: two ranks share it, this takes twice as long" >&2
@@ -25,7 +27,7 @@ fail() { echo "demo: $*" >&2; exit 1; }
 mkdir -p "$demo"
 if [ -z "$corpus" ]; then
     corpus=$demo/gcide.txt
-    split='--split sep --separator %%'
+    split='--split sep --separator %% --utf8 replace' # some bytes of it are Latin-1
     prompt='Zymology'
     if [ ! -s "$corpus" ]; then
         lap 'the text: entries of the GNU dictionary of English (Debian package dict-gcide)'
@@ -52,11 +54,12 @@ fi
 # Some hundred thousand bytes held out, or a tenth of a small text.
 # shellcheck disable=SC2086
 valid=$(cat $corpus | wc -c | awk '{ print ($1 > 4e6 ? 0.01 : 0.1) }')
-work=$demo/$model-$seen
+work=$demo/$model-$vocab-$seen
 mkdir -p "$work"
 cat >"$work/demo.conf" <<CONF
 work     = $work
 input    = $corpus
+tokenizer = train:$vocab
 encode   = $split
 valid    = $valid
 ranks    = 2
@@ -64,11 +67,11 @@ model    = $model
 train    = --steps $steps --batch 8 --seq-len 512 --lr 4e-3 --save-every 250 --log-every 10
 eval     = --seq-len 1024
 prompt   = $prompt
-generate = --tokens 700 --past-end --temperature 0.7 --seed 3
+generate = --tokens 240 --past-end --temperature 0.7 --seed 3
 CONF
 pipeline() { "$top/pipelines/pretrain.sh" "$work/demo.conf" "$@"; }
 
-lap 'tokenise with 2 MPI ranks'
+lap "learn $vocab tokens and encode the text, with 2 MPI ranks"
 pipeline data
 
 if [ ! -e "$work/run.done" ]; then
@@ -97,8 +100,8 @@ lap 'merge the checkpoint, score held-out text, write a sample and the report'
 pipeline merge eval
 
 # The yardsticks: what general compressors need for the same held-out bytes, and what the frequencies of single
-# bytes say.
-"$bin/tokshard" cat "$work/valid" >"$work/valid.bytes"
+# tokens say.
+"$bin/tokshard" cat --tokenizer "$work/tokenizer.json" "$work/valid" >"$work/valid.bytes"
 bytes=$(wc -c <"$work/valid.bytes")
 bits() { awk -v n="$1" -v b="$bytes" 'BEGIN { printf "%.3f", 8 * n / b }'; }
 xz=$(xz -9 -e -c "$work/valid.bytes" | wc -c)
@@ -107,7 +110,7 @@ unigram=$("$bin/tokshard" stat "$work/valid" | awk -F '\t' '$1 == "unigram_bits_
 ours=$(awk -F '\t' '!/^#/ { print $8 }' "$work/scores.tsv")
 {
     printf '# held-out text, %d bytes\tbits per byte\n' "$bytes"
-    printf 'single bytes (unigram entropy)\t%.3f\n' "$unigram"
+    printf 'single tokens (unigram entropy)\t%.3f\n' "$unigram"
     printf 'zstd -19\t%s\nxz -9e\t%s\n' "$(bits "$zs")" "$(bits "$xz")"
     printf '%s\t%.3f\n' "$model" "$ours"
 } >"$work/yardsticks.tsv"

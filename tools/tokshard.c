@@ -541,7 +541,7 @@ static int merge_main(int n, char **sets)
 
 static struct {
     const char *output, *tokenizer, *hash;
-    int format;
+    int format, specials;
     int64_t vocab, eod, part_tokens, level;
     double log_seconds;
     bool append_eod, sequences, force;
@@ -550,7 +550,8 @@ static struct {
 static struct opt import_opts[] = {
     OPT_STR('o', "output", "DIR", &im.output, "folder of the set"),
     OPT_CHOICE(0, "format", &im.format, "auto|megatron|llmc", "auto: megatron where there is a FILE.idx"),
-    OPT_STR(0, "tokenizer", "NAME", &im.tokenizer, "whose ids they are; with --vocab any name"),
+    OPT_STR(0, "tokenizer", "SPEC", &im.tokenizer, "whose ids they are; with --vocab any name"),
+    OPT_CHOICE(0, "specials", &im.specials, "text|parse", "how text was encoded, as for encode"),
     OPT_INT(0, "vocab", "N", &im.vocab, -1, 4294967295.0, "ids are below N; -1: the tokenizer says"),
     OPT_INT(0, "eod", "ID", &im.eod, -1, 4294967294.0, "the end-of-document id; -1: the tokenizer says"),
     OPT_STR(0, "tokenizer-hash", "HEX", &im.hash, "of the tokenizer, with --vocab; sets to be mixed have the same"),
@@ -584,10 +585,17 @@ static struct opt export_opts[] = {
 static struct tokenizer *imported_tokenizer(struct shard_info *info)
 {
     struct tokenizer *t = NULL;
-    if ((im.vocab < 0) != (im.eod < 0) || (im.hash && im.vocab < 0))
-        die_usage("'--vocab N' and '--eod ID' need each other, and --tokenizer-hash both");
+    struct tokenizer_options o = { .specials = (enum tokenizer_specials)im.specials,
+                                   .eod_known = im.eod >= 0,
+                                   .eod_id = im.eod };
+    if (im.vocab >= 0 && im.eod < 0)
+        die_usage("'--vocab N' needs '--eod ID'");
+    if (im.hash && im.vocab < 0)
+        die_usage("'--tokenizer-hash HEX' needs '--vocab N' and '--eod ID'");
+    if (im.vocab >= 0 && im.specials)
+        die_usage("'--specials parse' is for a tokenizer that is known, not for '--vocab N'");
     if (im.vocab < 0) {
-        if (!(t = tokenizer_try_open(im.tokenizer, NULL)))
+        if (!(t = tokenizer_try_open(im.tokenizer, &o)))
             die_usage("%s; '--vocab N --eod ID' describe a foreign one", err_last());
         const struct tokenizer_info *ti = tokenizer_info(t);
         *info = (struct shard_info){ .tokenizer_hash = ti->hash, .vocab = ti->vocab, .eod = ti->eod };

@@ -88,6 +88,15 @@ else
     skip 'ranks' "no $MPIEXEC"
 fi
 
+L=$SSM_TOP/tests/golden/tokenizer/llama3
+ok 'import: a tokenizer at hand, its end token and special tokens as they were encoded' '
+    printf "a <|eot_id|> b\n\nc\n" >l.txt &&
+    "$T" encode -q --split para --tokenizer "$L" --eod "<|eot_id|>" --specials parse -o l l.txt && "$T" export -q -o lout l &&
+    eod=$("$T" cat --ids --doc 1 l | sed "s/.* //") && import --tokenizer "$L" --eod "$eod" --specials parse -o l2 lout &&
+    "$T" merge -q -o l3 l l2 && test "$(value l bytes)" = "$(value l2 bytes)" && "$T" cat --ids l >want && "$T" cat --ids l2 | cmp - want &&
+    import --tokenizer "$L" --eod "$eod" -o l4 lout && one_line 1 "another version of tokenizer" "$T" merge -o no l l4 &&
+    import --tokenizer "$L" -o l5 lout; test $? -eq 1 && one_line 2 "99999" "$T" import -o no --tokenizer "$L" --eod 99999 lout'
+
 # ---- refusals ----
 ok 'import: what is not there, not known, not ours' '
     one_line 1 "no token file that is known" "$T" import -o no nowhere && one_line 1 "cannot open" "$T" import --format megatron -o no nowhere &&
@@ -97,8 +106,9 @@ ok 'import: what is not there, not known, not ours' '
     one_line 1 "does not lie in" sh -c "cp \"\$1\".idx cut.idx; head -c 4000 \"\$1\".bin >cut.bin; exec \"\$2\" import -o no $gpt2 cut" - "$G/u16" "$T" &&
     ! test -e no'
 ok 'import: usage' '
-    one_line 2 "-o DIR" "$T" import out && one_line 2 "need each other" "$T" import -o no --vocab 300 out &&
-    one_line 2 "need each other" "$T" import -o no --eod 3 out && one_line 2 "is not below" "$T" import -o no --vocab 300 --eod 300 out &&
+    one_line 2 "-o DIR" "$T" import out && one_line 2 "--eod ID" "$T" import -o no --vocab 300 out &&
+    one_line 2 "bytes" "$T" import -o no --eod 3 out && one_line 2 "specials" "$T" import -o no --vocab 300 --eod 3 --specials parse out &&
+    one_line 2 "tokenizer-hash" "$T" import -o no --tokenizer-hash 0123456789abcdef out && one_line 2 "is not below" "$T" import -o no --vocab 300 --eod 300 out &&
     one_line 2 "describe a foreign one" "$T" import -o no --tokenizer gpt2 out &&
     one_line 2 "16 hexadecimal" "$T" import -o no --vocab 300 --eod 3 --tokenizer-hash xyz out &&
     one_line 2 "-o PREFIX" "$T" export ours && one_line 2 "--drop-eod" "$T" export --format llmc --drop-eod -o no ours && ! test -e no'
