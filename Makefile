@@ -228,6 +228,7 @@ $O/fuzz/%.o: %.c Makefile | $O/gen/buildinfo.h
 
 perf: tools tests
 	@SSM_BIN=$O/bin sh tests/perf/train.sh
+	@SSM_BIN=$O/bin sh tests/perf/encode.sh
 
 lint:
 	@sh tests/lint.sh

@@ -1,12 +1,12 @@
 #!/bin/sh
-# 0100-kill.t - kill -9 at 30 random moments of each tool: nothing half-made under a final name, and it goes on
+# 0100-kill.t - kill -9 at 50 random moments of each tool: nothing half-made under a final name, and it goes on
 # SPDX-License-Identifier: MIT
 . "${0%/*}/../tiny.sh"
 . "${0%/*}/../tap.sh"
 mpi="timeout 120 ${MPIEXEC:-mpiexec}"
 OMP_NUM_THREADS=1
 export OMP_NUM_THREADS
-kills=${KILLS:-30}
+kills=${KILLS:-50}
 # A pause in [0, $2) seconds that depends on the number $1 alone.
 pause() { sleep "$(awk -v s="$1" -v m="$2" 'BEGIN { srand(s); rand(); printf "%.3f", rand() * m }')"; }
 
