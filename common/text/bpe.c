@@ -362,8 +362,8 @@ static void renew(const struct bpe *b, struct long_word *w, uint32_t at)
 static void merge_long(const struct bpe *b, struct long_word *w, const unsigned char *p, size_t n,
                        struct token_ids *ids)
 {
-    if (n > INT32_MAX)
-        die("a word of %zu bytes is too long to tokenise", n);
+    if (n > BPE_MAX_WORD)
+        die("a word of %zu bytes is too long to tokenise: %d are the most", n, BPE_MAX_WORD);
     if (n > w->cap_s) {
         w->cap_s = n + n / 2;
         free(w->s);

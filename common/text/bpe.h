@@ -6,7 +6,8 @@
  * changes, and threads may share it. A `struct bpe_words` is one thread's: it remembers the ids of words, in at most
  * some 12 MiB. What it remembers changes nothing but the time.
  *
- * Time for a word of n bytes that is not remembered: of order n log n whatever the word; memory 40 bytes a byte.
+ * Time for a word of n bytes that is not remembered: of order n log n whatever the word; memory 40 bytes a byte. One of
+ * more than BPE_MAX_WORD ends the program.
  */
 #ifndef SSM_BPE_H
 #define SSM_BPE_H
@@ -17,7 +18,7 @@
 
 #include "tokenizer.h"
 
-enum { BPE_MAX_ID = (1 << 24) - 1 };
+enum { BPE_MAX_ID = (1 << 24) - 1, BPE_MAX_WORD = 64 << 20 };
 #define BPE_NONE UINT32_MAX
 
 /* ---- building ---- */

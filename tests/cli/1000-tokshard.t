@@ -120,6 +120,10 @@ ok '--shards and --threads out of range' '
     one_line 2 "shards" encode -o x --shards 100000 a.txt && one_line 2 "threads" encode -o x --threads 0 a.txt &&
     one_line 1 "standard input is for one part" encode -o x --threads 2 - <a.txt'
 
+ok 'a word of more than 64 MiB' '
+    head -c 67108865 /dev/zero | tr "\0" a >huge.txt && G=$SSM_TOP/tests/golden/tokenizer/gpt2 &&
+    one_line 1 "a word of 67108865 bytes is too long" encode --tokenizer "$G" -o huge huge.txt && no_litter huge && rm huge.txt'
+
 # ---- JSONL ----
 cat >good.jsonl <<'EOF'
 {"text": "one\ntwo", "id": 1}
