@@ -1,6 +1,7 @@
 /* train.c - tests of the data order, the learning rate, and sampling
  * SPDX-License-Identifier: MIT
  */
+#define _GNU_SOURCE /* M_PI */
 #include <math.h>
 #include <setjmp.h>
 #include <stdarg.h>
@@ -106,20 +107,63 @@ static void large(void **state)
     order_free(&o);
 }
 
+static double rate(struct schedule s, int64_t at) { return schedule_rate(&s, at); }
+#define NEAR(x, y) assert_true(fabs((x) - (y)) < 1e-12)
+
+/* Each schedule against its closed form, and at its corners. */
 static void rates(void **state)
 {
     (void)state;
-    struct schedule s = { SCHEDULE_COSINE, 1.0, 0.1, 10, 110 };
-    assert_true(fabs(schedule_rate(&s, 1) - 0.1) < 1e-12);
-    assert_true(schedule_rate(&s, 10) == 1.0);
-    assert_true(fabs(schedule_rate(&s, 60) - 0.55) < 1e-12);
-    assert_true(fabs(schedule_rate(&s, 110) - 0.1) < 1e-12);
+    struct schedule s = { SCHEDULE_COSINE, 0, 1.0, 0.1, 10, 100, 200 };
+    NEAR(rate(s, 1), 0.1);
+    assert_true(rate(s, 10) == 1.0);
+    NEAR(rate(s, 60), 0.55);
+    for (int64_t at = 11; at < 110; at++)
+        NEAR(rate(s, at), 0.1 + 0.45 * (1 + cos(M_PI * (double)(at - 10) / 100)));
+    assert_true(rate(s, 110) == 0.1 && rate(s, 111) == 0.1 && rate(s, 200) == 0.1);
     s.kind = SCHEDULE_LINEAR;
-    assert_true(fabs(schedule_rate(&s, 35) - 0.775) < 1e-12);
+    NEAR(rate(s, 35), 0.775);
+    assert_true(rate(s, 110) == 0.1 && rate(s, 150) == 0.1);
     s.kind = SCHEDULE_CONSTANT;
-    assert_true(schedule_rate(&s, 99) == 1.0);
+    assert_true(rate(s, 5) == 0.5 && rate(s, 99) == 1.0 && rate(s, 200) == 1.0);
+    s.kind = SCHEDULE_INVERSE_SQRT;
+    assert_true(rate(s, 5) == 0.5 && rate(s, 10) == 1.0);
+    NEAR(rate(s, 40), 0.5);
+    NEAR(rate(s, 160), 0.25);
+    assert_true(rate(s, 1001) == 0.1);
     s.warmup = 0;
-    assert_true(schedule_rate(&s, 1) == 1.0);
+    assert_true(rate(s, 1) == 1.0);
+    NEAR(rate(s, 4), 0.5);
+    s.kind = SCHEDULE_COSINE;
+    s.decay = 0; /* nothing to divide by */
+    assert_true(rate(s, 1) == 0.1);
+}
+
+static double exponential(double u) { return 2 / pow(2, u) - 1; }
+static double minus_sqrt(double u) { return 1 - sqrt(u); }
+static double straight(double u) { return 1 - u; }
+static double half_cosine(double u) { return (1 + cos(M_PI * u)) / 2; }
+
+static void warmup_stable_decay(void **state)
+{
+    (void)state;
+    double (*const f[])(double) = { straight, half_cosine, exponential, minus_sqrt };
+    for (int style = 0; style < 4; style++) {
+        struct schedule s = { SCHEDULE_WSD, style, 2.0, 0.5, 8, 25, 100 };
+        NEAR(rate(s, 2), 0.5);
+        for (int64_t at = 8; at <= 75; at++)
+            assert_true(rate(s, at) == 2.0);
+        for (int64_t at = 76; at <= 100; at++)
+            NEAR(rate(s, at), 0.5 + 1.5 * f[style]((double)(at - 75) / 25));
+        assert_true(rate(s, 100) == 0.5 && rate(s, 101) == 0.5);
+        s.decay = 0;
+        assert_true(rate(s, 100) == 2.0);
+    }
+    /* the same curve in samples as in steps */
+    struct schedule a = { SCHEDULE_WSD, STYLE_MINUS_SQRT, 3e-4, 3e-5, 10, 20, 100 };
+    struct schedule b = { SCHEDULE_WSD, STYLE_MINUS_SQRT, 3e-4, 3e-5, 80, 160, 800 };
+    for (int64_t at = 1; at <= 100; at++)
+        assert_true(rate(a, at) == rate(b, 8 * at));
 }
 
 static void sampling(void **state)
@@ -146,7 +190,8 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(one_set), cmocka_unit_test(blend), cmocka_unit_test(stream),
-        cmocka_unit_test(large),   cmocka_unit_test(rates), cmocka_unit_test(sampling),
+        cmocka_unit_test(large),   cmocka_unit_test(rates), cmocka_unit_test(warmup_stable_decay),
+        cmocka_unit_test(sampling),
     };
     err_init("train");
     cmocka_set_message_output(CM_OUTPUT_TAP);

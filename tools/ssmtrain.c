@@ -29,25 +29,30 @@
 
 static struct {
     const char *config, *model, *run, *blend;
-    int64_t steps, batch, micro, seq_len, warmup, seed, save_every, keep, log_every, threads, stop_at;
+    int64_t steps, samples, tokens, batch, micro, seq_len, warmup, lr_decay, seed, save_every, keep, log_every, threads, stop_at;
     double lr, min_lr, beta1, beta2, eps, decay, clip, save_minutes;
-    int schedule, order, recompute;
+    int schedule, style, order, recompute;
     bool dry;
-} o = { .steps = 1000, .batch = 8, .seq_len = 1024, .warmup = -1, .seed = 1, .save_every = 500, .keep = 3,
+} o = { .steps = 1000, .batch = 8, .seq_len = 1024, .warmup = -1, .lr_decay = -1, .seed = 1, .save_every = 500, .keep = 3,
         .log_every = 10, .lr = 1e-3, .min_lr = -1, .beta1 = 0.9, .beta2 = 0.95, .eps = 1e-8, .decay = 0.1, .clip = 1 };
 
 static struct opt options[] = {
     OPT_STR('o', "run", "DIR", &o.run, "run directory; goes on from its newest checkpoint"),
     OPT_STR(0, "model", "NAME|FILE", &o.model, "preset name, or file of 'name = value'"),
     OPT_STR(0, "blend", "FILE", &o.blend, "the sets and their weights, in place of DATA"),
-    OPT_INT(0, "steps", "N", &o.steps, 1, 1e12, "optimizer steps of the whole run"),
+    OPT_INT(0, "steps", "N", &o.steps, 1, 1e12, "length of the run in optimizer steps"),
+    OPT_INT(0, "samples", "N", &o.samples, 0, 1e15, "length of the run in sequences, in place of --steps"),
+    OPT_INT(0, "tokens", "N", &o.tokens, 0, 1e18, "length of the run in tokens, --seq-len a sequence"),
     OPT_INT(0, "batch", "N", &o.batch, 1, 1 << 24, "sequences of a step, all ranks together"),
     OPT_INT(0, "micro-batch", "N", &o.micro, 0, 1 << 20, "sequences a rank computes at a time; 0: all its own"),
     OPT_INT(0, "seq-len", "N", &o.seq_len, 1, 1 << 30, "tokens of a sequence"),
     OPT_REAL(0, "lr", "X", &o.lr, 0, 10, "peak learning rate"),
     OPT_REAL(0, "min-lr", "X", &o.min_lr, -1, 10, "last learning rate; -1: a tenth of --lr"),
-    OPT_CHOICE(0, "schedule", &o.schedule, "cosine|linear|constant", "the rate after the warm-up"),
-    OPT_INT(0, "warmup", "N", &o.warmup, -1, 1e12, "steps in which the rate rises from 0; -1: a twentieth of all"),
+    OPT_CHOICE(0, "schedule", &o.schedule, "cosine|linear|inverse-sqrt|wsd|constant", "the rate after the warm-up"),
+    OPT_INT(0, "warmup", "N", &o.warmup, -1, 1e18, "the rate rises from 0, in the unit of the run's length; -1: a twentieth of it"),
+    OPT_INT(0, "lr-decay", "N", &o.lr_decay, -1, 1e18,
+            "the rate falls, in the same unit; -1: to the run's end, of wsd in the last tenth"),
+    OPT_CHOICE(0, "lr-decay-style", &o.style, "linear|cosine|exponential|minus-sqrt", "how wsd falls"),
     OPT_REAL(0, "beta1", "X", &o.beta1, 0, 0.999999, "AdamW: decay of the first moment"),
     OPT_REAL(0, "beta2", "X", &o.beta2, 0, 0.999999, "AdamW: decay of the second moment"),
     OPT_REAL(0, "eps", "X", &o.eps, 1e-30, 1, "AdamW: epsilon"),
@@ -65,6 +70,72 @@ static struct opt options[] = {
     OPT_FLAG('n', "dry-run", &o.dry, "print shapes, parameters, FLOPs and memory, and end"),
     OPT_END,
 };
+
+/* ---- how long the run is ---- */
+
+enum unit { STEPS, SAMPLES, TOKENS };
+
+/* The unit that the run is measured in. One of them; the command line wins over a config file. */
+static enum unit unit_of_run(void)
+{
+    static const char *const names[] = { "steps", "samples", "tokens" };
+    enum unit unit = STEPS;
+    int by = opt_find(options, names[STEPS])->set_by;
+    for (int u = SAMPLES; u <= TOKENS; u++) {
+        int set = (u == SAMPLES ? o.samples : o.tokens) > 0 ? opt_find(options, names[u])->set_by : 0;
+        if (set && set == by)
+            die_usage("--%s and --%s: give one of them", names[unit], names[u]);
+        if (set > by) {
+            by = set;
+            unit = (enum unit)u;
+        }
+    }
+    return unit;
+}
+
+static int64_t length_of_run(void)
+{
+    const int64_t length[] = { o.steps, o.samples, o.tokens };
+    return length[unit_of_run()];
+}
+
+/* Where a run is after so many steps and samples. */
+static int64_t position(int64_t step, int64_t samples)
+{
+    const int64_t at[] = { step, samples, samples * o.seq_len };
+    return at[unit_of_run()];
+}
+
+/* Steps to go from there. */
+static int64_t steps_left(int64_t step, int64_t samples)
+{
+    int64_t length = length_of_run(), a_step = position(1, o.batch);
+    int64_t left = length - position(step, samples);
+    return left <= 0 ? 0 : (left + a_step - 1) / a_step;
+}
+
+static struct schedule schedule_of_run(void)
+{
+    struct schedule s = { o.schedule, o.style, o.lr, o.min_lr < 0 ? o.lr / 10 : o.min_lr, o.warmup, o.lr_decay,
+                          length_of_run() };
+    if (o.min_lr > o.lr)
+        die_usage("'%g' of 'min-lr' is above '%g' of 'lr'", o.min_lr, o.lr);
+    if (s.warmup < 0)
+        s.warmup = s.length / 20;
+    if (s.warmup >= s.length)
+        die_usage("'%lld' of 'warmup' is not below the length of the run, %lld", (long long)s.warmup, (long long)s.length);
+    bool falls = o.schedule != SCHEDULE_INVERSE_SQRT && o.schedule != SCHEDULE_CONSTANT;
+    if (o.lr_decay >= 0 && !falls)
+        die_usage("'lr-decay' is for cosine, linear and wsd");
+    if (opt_find(options, "lr-decay-style")->set_by && o.schedule != SCHEDULE_WSD)
+        die_usage("'lr-decay-style' is for wsd");
+    if (s.decay < 0)
+        s.decay = o.schedule == SCHEDULE_WSD ? s.length / 10 : s.length - s.warmup;
+    if (o.schedule == SCHEDULE_WSD && s.decay > s.length - s.warmup)
+        die_usage("'%lld' of 'lr-decay' and '%lld' of 'warmup' are more than the length of the run, %lld",
+                  (long long)s.decay, (long long)s.warmup, (long long)s.length);
+    return s;
+}
 
 /* ---- data ---- */
 
@@ -127,7 +198,7 @@ static void tell_data(const struct data *d, const struct order *order, bool plan
     if (plan)
         printf("# data\ttokens\tweight\tshare\tepochs\n");
     for (int i = 0; i < d->n; i++) {
-        double epochs = order_epochs(order, i, o.steps * o.batch);
+        double epochs = order_epochs(order, i, steps_left(0, 0) * o.batch);
         if (plan)
             printf("%s\t%lld\t%g\t%.6f\t%.4f\n", d->dirs[i], (long long)d->sets[i].tokens, d->sets[i].weight,
                    order->set[i].share, epochs);
@@ -170,8 +241,9 @@ static void check_sizes(const struct config *c)
     double width = (double)c->d_model + (double)c->d_ff + 4.0 * (double)(c->n_heads * c->headdim) +
                    2.0 * (double)(c->n_groups * c->d_state) + (double)(c->attn_heads * c->attn_headdim) +
                    (double)c->d_inner * (double)(8 + c->d_state) + 8.0 * (double)c->lru_width + (double)c->vocab;
-    if (rows * width * (double)c->layers > 1e17 || (double)o.steps * (double)o.batch * (double)o.seq_len > 4e18)
-        die_usage("%lld steps of %lld sequences (%lld at a time) of %lld tokens are too much to count", (long long)o.steps,
+    if (rows * width * (double)c->layers > 1e17 || 
+        (double)steps_left(0, 0) * (double)o.batch * (double)o.seq_len > 4e18)
+        die_usage("%lld steps of %lld sequences (%lld at a time) of %lld tokens are too much to count", (long long)steps_left(0, 0),
                   (long long)o.batch, (long long)o.micro, (long long)o.seq_len);
 }
 
@@ -190,11 +262,12 @@ static void print_plan(const struct config *c, const struct backend *be, int64_t
     }
     printf("pattern=%s\nparameters=%lld\nvocab=%lld\n", c->pattern, (long long)ps.count, (long long)c->vocab);
     printf("steps=%lld\nbatch=%lld\nseq_len=%lld\nranks=%d\nrows_per_rank=%lld\nmicro_batch=%lld\n",
-           (long long)o.steps, (long long)o.batch, (long long)o.seq_len, ranks, (long long)rank_rows,
+           (long long)steps_left(0, 0), (long long)o.batch, (long long)o.seq_len, ranks, (long long)rank_rows,
            (long long)o.micro);
-    printf("tokens=%lld\n", (long long)(o.steps * o.batch * o.seq_len));
+    int64_t tokens = steps_left(0, 0) * o.batch * o.seq_len;
+    printf("tokens=%lld\n", (long long)tokens);
     printf("flops_per_token_forward=%.0f\nflops_per_token_training=%.0f\nflops_total=%.4g\n", flops, 3 * flops,
-           3 * flops * (double)(o.steps * o.batch * o.seq_len));
+           3 * flops * (double)tokens);
     int64_t moments = 2 * ps.slab * (int64_t)sizeof(float);
     printf("memory_weights=%lld\nmemory_gradients=%lld\nmemory_moments=%lld\nmemory_residual=%lld\n"
            "memory_saved=%lld\nmemory_scratch=%lld\nmemory_rank=%lld\n",
@@ -327,7 +400,8 @@ static bool save_is_due(const struct run *r)
 static int train(struct run *r, struct loader *loader)
 {
     struct trainer *t = r->t;
-    struct schedule sched = { o.schedule, o.lr, o.min_lr < 0 ? o.lr / 10 : o.min_lr, o.warmup, o.steps };
+    struct schedule sched = schedule_of_run();
+    int64_t last = t->step + steps_left(t->step, t->samples);
     double flops = 3 * net_flops(&t->net->c, o.seq_len);
     struct metrics *metrics = NULL;
     struct progress bar;
@@ -336,11 +410,12 @@ static int train(struct run *r, struct loader *loader)
         metrics = metrics_open(path);
         free(path);
     }
-    progress_begin(&bar, t->step, o.steps, (double)o.log_every);
+    progress_begin(&bar, t->step, last, (double)o.log_every);
     bool stop = false;
     double smooth = 0, speed = 0;
-    while (t->step < o.steps && !stop) {
-        double begin = now_seconds(), wait = 0, rate = schedule_rate(&sched, t->step + 1);
+    while (t->step < last && !stop) {
+        double begin = now_seconds(), wait = 0;
+        double rate = schedule_rate(&sched, position(t->step + 1, t->samples + o.batch));
         const struct loaded *batch = loader_next(loader, &wait);
         struct step_report s = trainer_step(t, batch, rate, signals_told());
         double seconds = now_seconds() - begin;
@@ -357,7 +432,7 @@ static int train(struct run *r, struct loader *loader)
                      format_si(speed, a), format_si(flops * speed, b));
             progress_at(&bar, t->step, text);
         }
-        if (save_is_due(r) && t->step < o.steps && !stop)
+        if (save_is_due(r) && t->step < last && !stop)
             save(r);
     }
     progress_end(&bar);
@@ -365,10 +440,10 @@ static int train(struct run *r, struct loader *loader)
         save(r);
     metrics_close(metrics);
     char words[80], a[32];
-    snprintf(words, sizeof words, "step %lld of %lld, %stokens/s", (long long)t->step, (long long)o.steps,
+    snprintf(words, sizeof words, "step %lld of %lld, %stokens/s", (long long)t->step, (long long)last,
              format_si(speed, a));
     meter_last_words(words);
-    return t->step < o.steps ? EXIT_AGAIN : EXIT_DONE;
+    return t->step < last ? EXIT_AGAIN : EXIT_DONE;
 }
 
 /* The options, the model and the tools of this start, beside what it writes. */
@@ -407,15 +482,10 @@ static int run(int n_args, char **args)
         die_usage("'%lld' of 'batch' is not a multiple of the %d ranks", (long long)o.batch, comm->size);
     int64_t rows = o.batch / comm->size;
     o.micro = o.micro ? o.micro : rows;
-    if (o.min_lr > o.lr)
-        die_usage("'%g' of 'min-lr' is above '%g' of 'lr'", o.min_lr, o.lr);
     if (rows % o.micro)
         die_usage("'%lld' of 'micro-batch' does not divide the %lld sequences of a rank", (long long)o.micro,
                   (long long)rows);
-    if (o.warmup < 0)
-        o.warmup = o.steps / 20;
-    if (o.warmup >= o.steps)
-        die_usage("'%lld' of 'warmup' is not below the %lld steps", (long long)o.warmup, (long long)o.steps);
+    schedule_of_run(); /* says what does not fit */
     struct config c;
     if (config_try_load(&c, o.model) < 0)
         die_usage("%s", err_last());
@@ -469,7 +539,7 @@ static int run(int n_args, char **args)
          be->variant);
 
     int code = EXIT_DONE;
-    if (r.t->step >= o.steps) {
+    if (steps_left(r.t->step, r.t->samples) == 0) {
         note(1, "all %lld steps are done already", (long long)r.t->step);
     } else {
         struct order order;

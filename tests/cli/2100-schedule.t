@@ -1,0 +1,55 @@
+#!/bin/sh
+# 2100-schedule.t - the length of a run, its learning rate and its batch
+# SPDX-License-Identifier: MIT
+. "${0%/*}/../tiny.sh"
+. "${0%/*}/../tap.sh"
+OMP_NUM_THREADS=1
+export OMP_NUM_THREADS
+
+tiny_text 900 >text.txt
+"$SSM_BIN/tokshard" encode -q --split para -o data text.txt 2>/dev/null
+tiny_model 'M-' >tiny.conf
+base="--model ./tiny.conf --batch 8 --seq-len 32 --lr 1e-2"
+train() { "$SSM_BIN/ssmtrain" -q $base "$@" data; }
+same() { "$SSM_BIN/ckmerge" compare -q "$1" "$2"; }
+# column RUN NAME: the step and that value, a line a step
+column() { cat "$1"/inc-*/metrics.jsonl | sed 's/.*"step":\([0-9]*\),.*"'"$2"'":\([^,}]*\).*/\1 \2/' | sort -n; }
+# rate RUN STEP X: the learning rate of that step is X
+rate() { column "$1" lr | awk -v s="$2" -v x="$3" '$1 == s { d = $2 - x; if (d < 0) d = -d; ok = d <= 1e-9 } END { exit !ok }' || { column "$1" lr; return 1; }; }
+bad() { # CODE PATTERN options...: that exit code and one line that says why
+    code=$1 pattern=$2
+    shift 2
+    must_exit "$code" "$SSM_BIN/ssmtrain" -n "$@" 2>err >out && [ "$(wc -l <err)" -eq 1 ] && grep -q -e "$pattern" err || { cat err; return 1; }
+}
+
+# ---- length and units ----
+ok 'steps, samples and tokens measure the same run' '
+    train -o steps --steps 20 --warmup 4 && train -o samples --samples 160 --warmup 32 && train -o tokens --tokens 5120 --warmup 1024 &&
+    same steps samples && same steps tokens && [ "$(column steps lr | wc -l)" -eq 20 ] && rate steps 4 1e-2 && rate steps 20 1e-3 &&
+    column samples lr | cut -d " " -f 2 >a && column steps lr | cut -d " " -f 2 | cmp a -'
+ok 'the run ends with the step that reaches its length, and is complete then' '
+    train -o short --samples 17 --warmup 0 && [ "$(column short loss | wc -l)" -eq 3 ] && train -o short --samples 17 --warmup 0 &&
+    [ ! -e short/inc-0002/metrics.jsonl ] && train -o short --samples 32 --warmup 0 && [ "$(column short loss | wc -l)" -eq 4 ]'
+ok 'one unit only; the command line wins over a config file' '
+    bad 2 "give one of them" $base --steps 10 --tokens 4k data && echo "steps = 10" >c && train -o conf --config c --samples 16 --warmup 0 &&
+    [ "$(column conf loss | wc -l)" -eq 2 ]'
+ok 'the plan counts in steps' '"$SSM_BIN/ssmtrain" -n $base --tokens 1000 data >plan && grep -qx steps=4 plan && grep -qx tokens=1024 plan'
+ok 'a warm-up that is too long' 'bad 2 "160.*warmup.*length of the run, 160" $base --samples 160 --warmup 160 data'
+
+# ---- learning rate ----
+w="--steps 20 --warmup 4"
+ok 'cosine and linear fall over --lr-decay to --min-lr' '
+    train -o cos $w --lr-decay 8 --min-lr 2e-3 && rate cos 8 6e-3 && rate cos 12 2e-3 && rate cos 20 2e-3 &&
+    train -o lin $w --schedule linear --lr-decay 8 --min-lr 2e-3 && rate lin 6 8e-3 && rate lin 12 2e-3 && rate lin 13 2e-3'
+ok 'inverse-sqrt' 'train -o inv $w --schedule inverse-sqrt && rate inv 2 5e-3 && rate inv 16 5e-3'
+ok 'constant' 'train -o con $w --schedule constant && rate con 3 7.5e-3 && rate con 20 1e-2'
+ok 'wsd: by default the last tenth, linear' '
+    train -o wsd $w --schedule wsd --min-lr 0 && rate wsd 18 1e-2 && rate wsd 19 5e-3 && rate wsd 20 0'
+ok 'wsd: length and style' '
+    for s in linear:5e-3 cosine:5e-3 exponential:4.14213562e-3 minus-sqrt:2.92893219e-3; do
+        train -o "wsd-$s" $w --schedule wsd --lr-decay 8 --lr-decay-style ${s%:*} --min-lr 0 && rate "wsd-$s" 12 1e-2 && rate "wsd-$s" 16 ${s#*:} || exit 1
+    done; rate wsd-cosine:5e-3 14 8.53553391e-3'
+ok 'what does not fit is refused' '
+    bad 2 "lr-decay.*warmup.*more than" $base $w --schedule wsd --lr-decay 17 data && bad 2 "lr-decay. is for" $base $w --schedule constant --lr-decay 3 data &&
+    bad 2 "lr-decay-style. is for" $base $w --lr-decay-style cosine data && bad 2 "min-lr" $base $w --min-lr 1 data'
+done_testing
