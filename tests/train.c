@@ -15,6 +15,7 @@
 #include "common/base/err.h"
 #include "common/eval/sample.h"
 #include "common/train/order.h"
+#include "common/train/ramp.h"
 #include "common/train/schedule.h"
 
 /* Each window once an epoch, other orders in other epochs, and every token of the set once. */
@@ -166,6 +167,38 @@ static void warmup_stable_decay(void **state)
         assert_true(rate(a, at) == rate(b, 8 * at));
 }
 
+/* Megatron-LM's rule, and steps counted in stretches against steps counted one by one. */
+static void ramps(void **state)
+{
+    (void)state;
+    struct ramp r = { .full = 64 };
+    assert_int_equal(ramp_batch(&r, 0), 64);
+    assert_int_equal(ramp_try_parse(&r, "16,8,1000"), 0);
+    assert_int_equal(ramp_batch(&r, 0), 16); /* 6 increments of 166.7 samples each */
+    assert_int_equal(ramp_batch(&r, 166), 16);
+    assert_int_equal(ramp_batch(&r, 167), 24);
+    assert_int_equal(ramp_batch(&r, 999), 56);
+    assert_int_equal(ramp_batch(&r, 1000), 64);
+    for (int64_t end = 0; end < 1300; end += 7) {
+        int64_t n = 0, one = 0, steps = 0;
+        while (one < end) {
+            one += ramp_batch(&r, one);
+            steps++;
+        }
+        assert_int_equal(ramp_walk(&r, &n, end, INT64_MAX), steps);
+        assert_int_equal(n, one);
+        n = 0;
+        assert_int_equal(ramp_walk(&r, &n, INT64_MAX, steps), steps);
+        assert_int_equal(n, one);
+    }
+    static const char *const bad[] = { "16", "16,8", "16,8,1000,1", "16,8,x", "0,8,1000", "16,-8,1000", "64,8,1000", "16,7,1000",
+                                       "16,8,", "16,8,9000000000000000000" };
+    for (size_t i = 0; i < sizeof bad / sizeof *bad; i++) {
+        struct ramp b = { .full = 64 };
+        assert_int_equal(ramp_try_parse(&b, bad[i]), -1);
+    }
+}
+
 static void sampling(void **state)
 {
     (void)state;
@@ -191,7 +224,7 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(one_set), cmocka_unit_test(blend), cmocka_unit_test(stream),
         cmocka_unit_test(large),   cmocka_unit_test(rates), cmocka_unit_test(warmup_stable_decay),
-        cmocka_unit_test(sampling),
+        cmocka_unit_test(ramps),   cmocka_unit_test(sampling),
     };
     err_init("train");
     cmocka_set_message_output(CM_OUTPUT_TAP);

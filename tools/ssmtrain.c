@@ -24,11 +24,12 @@
 #include "common/train/loader.h"
 #include "common/train/metrics.h"
 #include "common/train/order.h"
+#include "common/train/ramp.h"
 #include "common/train/schedule.h"
 #include "common/train/trainer.h"
 
 static struct {
-    const char *config, *model, *run, *blend;
+    const char *config, *model, *run, *blend, *ramp;
     int64_t steps, samples, tokens, batch, micro, seq_len, warmup, lr_decay, seed, save_every, keep, log_every, threads, stop_at;
     double lr, min_lr, beta1, beta2, eps, decay, clip, save_minutes;
     int schedule, style, order, recompute;
@@ -44,6 +45,7 @@ static struct opt options[] = {
     OPT_INT(0, "samples", "N", &o.samples, 0, 1e15, "length of the run in sequences, in place of --steps"),
     OPT_INT(0, "tokens", "N", &o.tokens, 0, 1e18, "length of the run in tokens, --seq-len a sequence"),
     OPT_INT(0, "batch", "N", &o.batch, 1, 1 << 24, "sequences of a step, all ranks together"),
+    OPT_STR(0, "rampup-batch-size", "START,INCREMENT,SAMPLES", &o.ramp, "begin with a batch of START, and reach --batch after SAMPLES"),
     OPT_INT(0, "micro-batch", "N", &o.micro, 0, 1 << 20, "sequences a rank computes at a time; 0: all its own"),
     OPT_INT(0, "seq-len", "N", &o.seq_len, 1, 1 << 30, "tokens of a sequence"),
     OPT_REAL(0, "lr", "X", &o.lr, 0, 10, "peak learning rate"),
@@ -106,12 +108,27 @@ static int64_t position(int64_t step, int64_t samples)
     return at[unit_of_run()];
 }
 
-/* Steps to go from there. */
-static int64_t steps_left(int64_t step, int64_t samples)
+static struct ramp ramp; /* of the batch */
+
+/* Steps to go from there, and (may be NULL) the samples that are taken then. */
+static int64_t steps_left(int64_t step, int64_t samples, int64_t *end)
 {
-    int64_t length = length_of_run(), a_step = position(1, o.batch);
-    int64_t left = length - position(step, samples);
-    return left <= 0 ? 0 : (left + a_step - 1) / a_step;
+    int64_t length = length_of_run(), n = samples, steps;
+    if (unit_of_run() == STEPS)
+        steps = ramp_walk(&ramp, &n, INT64_MAX, length > step ? length - step : 0);
+    else
+        steps = ramp_walk(&ramp, &n, unit_of_run() == SAMPLES ? length : (length - 1) / o.seq_len + 1, INT64_MAX);
+    if (end)
+        *end = n;
+    return steps;
+}
+
+/* Samples of the whole run. */
+static int64_t samples_of_run(void)
+{
+    int64_t n;
+    steps_left(0, 0, &n);
+    return n;
 }
 
 static struct schedule schedule_of_run(void)
@@ -198,7 +215,7 @@ static void tell_data(const struct data *d, const struct order *order, bool plan
     if (plan)
         printf("# data\ttokens\tweight\tshare\tepochs\n");
     for (int i = 0; i < d->n; i++) {
-        double epochs = order_epochs(order, i, steps_left(0, 0) * o.batch);
+        double epochs = order_epochs(order, i, samples_of_run());
         if (plan)
             printf("%s\t%lld\t%g\t%.6f\t%.4f\n", d->dirs[i], (long long)d->sets[i].tokens, d->sets[i].weight,
                    order->set[i].share, epochs);
@@ -241,10 +258,10 @@ static void check_sizes(const struct config *c)
     double width = (double)c->d_model + (double)c->d_ff + 4.0 * (double)(c->n_heads * c->headdim) +
                    2.0 * (double)(c->n_groups * c->d_state) + (double)(c->attn_heads * c->attn_headdim) +
                    (double)c->d_inner * (double)(8 + c->d_state) + 8.0 * (double)c->lru_width + (double)c->vocab;
-    if (rows * width * (double)c->layers > 1e17 || 
-        (double)steps_left(0, 0) * (double)o.batch * (double)o.seq_len > 4e18)
-        die_usage("%lld steps of %lld sequences (%lld at a time) of %lld tokens are too much to count", (long long)steps_left(0, 0),
-                  (long long)o.batch, (long long)o.micro, (long long)o.seq_len);
+    if ((double)o.steps * (double)o.batch > 4e18 || rows * width * (double)c->layers > 1e17 || 
+        (double)samples_of_run() * (double)o.seq_len > 4e18)
+        die_usage("%lld steps of %lld sequences (%lld at a time) of %lld tokens are too much to count",
+                  (long long)(unit_of_run() == STEPS ? o.steps : steps_left(0, 0, NULL)), (long long)o.batch, (long long)o.micro, (long long)o.seq_len);
 }
 
 static void print_plan(const struct config *c, const struct backend *be, int64_t rank_rows, int ranks)
@@ -262,9 +279,9 @@ static void print_plan(const struct config *c, const struct backend *be, int64_t
     }
     printf("pattern=%s\nparameters=%lld\nvocab=%lld\n", c->pattern, (long long)ps.count, (long long)c->vocab);
     printf("steps=%lld\nbatch=%lld\nseq_len=%lld\nranks=%d\nrows_per_rank=%lld\nmicro_batch=%lld\n",
-           (long long)steps_left(0, 0), (long long)o.batch, (long long)o.seq_len, ranks, (long long)rank_rows,
+           (long long)steps_left(0, 0, NULL), (long long)o.batch, (long long)o.seq_len, ranks, (long long)rank_rows,
            (long long)o.micro);
-    int64_t tokens = steps_left(0, 0) * o.batch * o.seq_len;
+    int64_t tokens = samples_of_run() * o.seq_len;
     printf("tokens=%lld\n", (long long)tokens);
     printf("flops_per_token_forward=%.0f\nflops_per_token_training=%.0f\nflops_total=%.4g\n", flops, 3 * flops,
            3 * flops * (double)tokens);
@@ -401,7 +418,7 @@ static int train(struct run *r, struct loader *loader)
 {
     struct trainer *t = r->t;
     struct schedule sched = schedule_of_run();
-    int64_t last = t->step + steps_left(t->step, t->samples);
+    int64_t last = t->step + steps_left(t->step, t->samples, NULL);
     double flops = 3 * net_flops(&t->net->c, o.seq_len);
     struct metrics *metrics = NULL;
     struct progress bar;
@@ -415,8 +432,8 @@ static int train(struct run *r, struct loader *loader)
     double smooth = 0, speed = 0;
     while (t->step < last && !stop) {
         double begin = now_seconds(), wait = 0;
-        double rate = schedule_rate(&sched, position(t->step + 1, t->samples + o.batch));
         const struct loaded *batch = loader_next(loader, &wait);
+        double rate = schedule_rate(&sched, position(t->step + 1, t->samples + batch->batch));
         struct step_report s = trainer_step(t, batch, rate, signals_told());
         double seconds = now_seconds() - begin;
         stop = s.stop || (o.stop_at > 0 && t->step >= o.stop_at);
@@ -471,6 +488,31 @@ static void write_record(const struct run *r, const struct config *c)
     buf_free(&text);
 }
 
+/* Sets ramp and micro-batch; returns the rows of a rank in a full batch. */
+static int64_t share_batch(int ranks)
+{
+    ramp = (struct ramp){ .full = o.batch };
+    if (o.ramp && ramp_try_parse(&ramp, o.ramp) < 0)
+        die_usage("rampup-batch-size: %s", err_last());
+    if (o.ramp && o.order == ORDER_STREAM)
+        die_usage("--order stream has as many rows from begin to end: no --rampup-batch-size");
+    if (o.batch % ranks)
+        die_usage("'%lld' of 'batch' is not a multiple of the %d ranks", (long long)o.batch, ranks);
+    if (ramp.samples && (ramp.start % ranks || ramp.increment % ranks))
+        die_usage("'%s' of 'rampup-batch-size': start and increment are not multiples of the %d ranks", o.ramp, ranks);
+    int64_t rows = o.batch / ranks, first = ramp.samples ? ramp.start / ranks : rows, all = first;
+    for (int64_t b = ramp.samples ? ramp.increment / ranks : rows; b; ) { /* what divides every batch of the ramp */
+        int64_t rest = all % b;
+        all = b;
+        b = rest;
+    }
+    o.micro = o.micro ? o.micro : all;
+    if (all % o.micro)
+        die_usage("'%lld' of 'micro-batch' does not divide the %lld sequences of a rank%s", (long long)o.micro,
+                  (long long)first, ramp.samples ? " and each increment" : "");
+    return rows;
+}
+
 static int run(int n_args, char **args)
 {
     struct comm *comm = comm_world();
@@ -478,13 +520,7 @@ static int run(int n_args, char **args)
         die_usage("--model is missing");
     if (!o.run && !o.dry)
         die_usage("--run is missing");
-    if (o.batch % comm->size)
-        die_usage("'%lld' of 'batch' is not a multiple of the %d ranks", (long long)o.batch, comm->size);
-    int64_t rows = o.batch / comm->size;
-    o.micro = o.micro ? o.micro : rows;
-    if (rows % o.micro)
-        die_usage("'%lld' of 'micro-batch' does not divide the %lld sequences of a rank", (long long)o.micro,
-                  (long long)rows);
+    int64_t rows = share_batch(comm->size);
     schedule_of_run(); /* says what does not fit */
     struct config c;
     if (config_try_load(&c, o.model) < 0)
@@ -539,7 +575,7 @@ static int run(int n_args, char **args)
          be->variant);
 
     int code = EXIT_DONE;
-    if (steps_left(r.t->step, r.t->samples) == 0) {
+    if (steps_left(r.t->step, r.t->samples, NULL) == 0) {
         note(1, "all %lld steps are done already", (long long)r.t->step);
     } else {
         struct order order;
@@ -548,8 +584,7 @@ static int run(int n_args, char **args)
             die_usage("--order stream: %lld samples are done, not a multiple of 'batch' %lld", (long long)r.t->samples,
                       (long long)o.batch);
         tell_data(&data, &order, false);
-        struct loader *loader = loader_create(&order, data.dirs, to.first_row, rows, o.batch,
-                                              r.t->samples);
+        struct loader *loader = loader_create(&order, data.dirs, to.first_row, rows, &ramp, r.t->samples);
         code = train(&r, loader);
         loader_free(loader);
         order_free(&order);

@@ -14,7 +14,8 @@
 struct loader {
     const struct order *o;
     struct shards **sets;
-    int64_t first, rows, batch;
+    int64_t first, rows;        /* of the full batch */
+    const struct ramp *ramp;
     int64_t next;               /* sample count of the step that the thread fills next */
     struct loaded slot[2];
     bool full[2];
@@ -30,9 +31,12 @@ struct loader {
 static int fill(struct loader *l, struct loaded *b, int64_t n)
 {
     b->n = n;
+    b->batch = ramp_batch(l->ramp, n);
+    b->rows = l->rows * b->batch / l->ramp->full;
     b->n_targets = 0;
-    for (int64_t r = 0; r < l->rows; r++) {
-        struct sample s = order_at(l->o, n, l->first + r);
+    int64_t first = l->first / l->rows * b->rows;
+    for (int64_t r = 0; r < b->rows; r++) {
+        struct sample s = order_at(l->o, n, first + r);
         b->carries[r] = s.carries;
         b->n_targets += s.length;
         if (window_try_read(l->sets[s.set], s.origin, s.offset, s.length, b->T, b->ids + r * b->T,
@@ -60,7 +64,7 @@ static void *run(void *arg)
             l->failed = true;
             snprintf(l->error, sizeof l->error, "%s", err_last());
         }
-        l->next += l->batch;
+        l->next += l->slot[k].batch;
         l->full[k] = true;
         pthread_cond_broadcast(&l->change);
         pthread_mutex_unlock(&l->lock);
@@ -70,13 +74,13 @@ static void *run(void *arg)
 }
 
 struct loader *loader_create(const struct order *o, const char *const *dirs, int64_t first, int64_t rows,
-                             int64_t batch, int64_t n)
+                             const struct ramp *ramp, int64_t n)
 {
     struct loader *l = xcalloc(1, sizeof *l);
     l->o = o;
     l->first = first;
     l->rows = rows;
-    l->batch = batch;
+    l->ramp = ramp;
     l->next = n;
     l->sets = xcalloc((size_t)o->sets, sizeof *l->sets);
     for (int d = 0; d < o->sets; d++)

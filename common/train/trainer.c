@@ -58,7 +58,7 @@ static double accumulate(struct trainer *t, const struct loaded *b)
     int64_t T = t->opt.seq_len, micro = t->opt.micro_rows;
     double sum = 0;
     t->net->be->zero(t->net->grads, (size_t)t->net->ps.slab * sizeof(float));
-    for (int64_t r = 0, k = 0; r < t->opt.rows; r += micro, k++) {
+    for (int64_t r = 0, k = 0; r < b->rows; r += micro, k++) {
         struct batch mb = { .B = micro, .T = T, .ids = b->ids + r * T, .targets = b->targets + r * T,
                             .start = b->start + r * T };
         struct net_state *in = NULL, *out = NULL;
@@ -96,7 +96,7 @@ struct step_report trainer_step(struct trainer *t, const struct loaded *b, doubl
                  fabs(r.loss), fabs(r.grad_norm)); /* not "-nan" */
     double clip = t->opt.clip > 0 && r.grad_norm > t->opt.clip ? t->opt.clip / r.grad_norm : 1;
     t->step++;
-    t->samples += t->opt.batch;
+    t->samples += b->batch;
     t->tokens += r.tokens;
     for (size_t i = 0; i < n->ps.n; i++) {
         const struct param *p = &n->ps.p[i];

@@ -16,7 +16,7 @@
 struct trainer_options {
     double beta1, beta2, eps, weight_decay, clip;
     int64_t micro_rows;         /* sequences that a rank computes at a time */
-    int64_t rows;               /* sequences of this rank in a step; a multiple of micro_rows */
+    int64_t rows;               /* most sequences of this rank in a step; a multiple of micro_rows, as are fewer */
     int64_t first_row;          /* of this rank among the step's */
     int64_t batch;              /* rows of all ranks */
     int64_t seq_len;

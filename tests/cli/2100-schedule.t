@@ -52,4 +52,34 @@ ok 'wsd: length and style' '
 ok 'what does not fit is refused' '
     bad 2 "lr-decay.*warmup.*more than" $base $w --schedule wsd --lr-decay 17 data && bad 2 "lr-decay. is for" $base $w --schedule constant --lr-decay 3 data &&
     bad 2 "lr-decay-style. is for" $base $w --lr-decay-style cosine data && bad 2 "min-lr" $base $w --min-lr 1 data'
+
+# ---- batch ----
+ramp="--samples 120 --warmup 8 --rampup-batch-size 2,2,40"
+ok 'the batch grows with the samples taken' '
+    train -o ramp $ramp && [ "$(column ramp samples | awk "{ printf \"%d \", \$2 - n; n = \$2 }")" = "2 2 2 2 2 2 2 4 4 4 4 6 6 8 8 8 8 8 8 8 8 8 8 " ] || { column ramp samples; exit 1; }'
+ok 'the plan counts the steps of the ramp' '
+    "$SSM_BIN/ssmtrain" -n $base $ramp data >plan && grep -qx steps=23 plan && grep -qx tokens=3904 plan && grep -qx micro_batch=2 plan'
+ok 'stopped in the ramp and gone on: bit by bit, whatever the step' '
+    for at in 1 7 8 10 12; do
+        must_exit 75 train -o "ramp$at" $ramp --stop-at $at && train -o "ramp$at" $ramp && same ramp "ramp$at" || exit 1
+    done'
+ok 'the order of samples is that without a ramp' '
+    still() { "$SSM_BIN/ssmtrain" -q --model ./tiny.conf --seq-len 32 --lr 0 --min-lr 0 --samples 128 --warmup 0 --micro-batch 1 "$@" data; }
+    still -o level --batch 2 && still -o climb --batch 8 --rampup-batch-size 2,2,40 &&
+    for r in level climb; do
+        cat $r/inc-*/metrics.jsonl | sed "s/.*\"samples\":\([0-9]*\),.*\"loss\":\([^,]*\),.*/\1 \2/" |
+            awk "{ s += \$2 * (\$1 - n); n = \$1; printf \"%d %.9g\\n\", n, s }" >$r.sum
+    done
+    awk "NR == FNR { s[\$1] = \$2; next } \$1 in s { d = s[\$1] - \$2; if (d < 0) d = -d; if (d > 5e-3) bad = 1; n++ } END { exit bad || n < 20 }" level.sum climb.sum || { cat level.sum climb.sum; exit 1; }'
+if ${MPIEXEC:-mpiexec} -n 2 true 2>/dev/null; then
+    ok 'two ranks follow the curve of one' '
+        timeout 60 ${MPIEXEC:-mpiexec} -n 2 "$SSM_BIN/ssmtrain" -q $base $ramp -o two data && column ramp loss >a && column two loss | paste -d " " a - |
+        awk "{ d = \$2 - \$4; if (d < 0) d = -d; if (\$1 != \$3 || d > 2e-5) bad = 1; n++ } END { exit bad || n != 23 }"'
+else
+    skip 'two ranks follow the curve of one' 'no mpiexec'
+fi
+ok 'ramps that do not fit' '
+    bad 2 "rampup-batch-size" $base --rampup-batch-size 2,4,40 data && bad 2 "starts with 8" $base --rampup-batch-size 8,1,40 data &&
+    bad 2 "three numbers" $base --rampup-batch-size 2,2 data && bad 2 "micro-batch.*increment" $base --rampup-batch-size 4,2,40 --micro-batch 4 data &&
+    bad 2 "order stream" $base --order stream --rampup-batch-size 2,2,40 data'
 done_testing
