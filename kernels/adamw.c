@@ -3,6 +3,7 @@
  *
  *   g = grad gscale;  m = b1 m + (1-b1) g;  v = b2 v + (1-b2) g^2
  *   p = p - lr ( (m/(1-b1^step)) / (sqrt(v/(1-b2^step)) + eps) + decay p )
+ *   ema = ema + (1-ema_decay) (p - ema)
  * (Loshchilov & Hutter 2019, alg. 2.) The scalars are made in double, once.
  */
 #include <math.h>
@@ -18,7 +19,7 @@ void cpu_adamw(const struct adamw *a)
     float lr_m = (float)(a->lr / (1.0 - pow(a->beta1, (double)a->step)));
     float scale_v = (float)(1.0 / (1.0 - pow(a->beta2, (double)a->step)));
     float lr_p = (float)(a->lr * a->decay);
-    float eps = (float)a->eps, gscale = (float)a->gscale;
+    float eps = (float)a->eps, gscale = (float)a->gscale, c_ema = (float)(1.0 - a->ema_decay);
 
     if (a->step < 1)
         cpu_fault("adamw", "step", "is less than 1");
@@ -40,6 +41,13 @@ void cpu_adamw(const struct adamw *a)
                 m[i] = mi;
                 v[i] = vi;
                 p[i] -= lr_m * mi / (sqrtf(vi * scale_v) + eps) + lr_p * p[i];
+            }
+            if (a->ema) {
+                float *restrict ema = a->ema + i0;
+
+#pragma omp simd
+                for (int64_t i = 0; i < n; i++)
+                    ema[i] += c_ema * (p[i] - ema[i]);
             }
         }
         cpu_flush_end(mode);

@@ -294,15 +294,16 @@ struct xent {
 
 /* AdamW (Loshchilov & Hutter 2019, alg. 2) on n elements; step counts from 1:
  *   g = grad gscale;  m = b1 m + (1-b1) g;  v = b2 v + (1-b2) g^2
- *   p = p - lr ( (m/(1-b1^step)) / (sqrt(v/(1-b2^step)) + eps) + decay p ) */
+ *   p = p - lr ( (m/(1-b1^step)) / (sqrt(v/(1-b2^step)) + eps) + decay p )
+ * and, where ema is not NULL, the running mean of the new p: ema = ema_decay ema + (1-ema_decay) p */
 struct adamw {
     int64_t n, step;
-    double lr, beta1, beta2, eps, decay, gscale;
+    double lr, beta1, beta2, eps, decay, gscale, ema_decay;
     const float *grad;
-    float *p, *m, *v;           /* updated in place */
+    float *p, *m, *v, *ema;     /* updated in place */
 };
 
-#define BACKEND_VERSION 2
+#define BACKEND_VERSION 3
 
 struct backend {
     int version;

@@ -459,11 +459,12 @@ void test_xent_nan(void **state)
 void test_adamw(void **state)
 {
     const int64_t n = 10007;
-    struct mat *p, *m, *v, *g;
+    struct mat *p, *m, *v, *g, *ema;
 
     (void)state;
     ops_seed(6);
     p = mat_rand(1, n, 0, -1, 1);
+    ema = mat_rand(1, n, 0, -1, 1);
     m = mat_rand(1, n, 0, -0.1, 0.1);
     v = mat_rand(1, n, 0, 0, 0.1);
     for (int64_t step = 1; step <= 3; step++) {
@@ -474,7 +475,9 @@ void test_adamw(void **state)
                            .beta2 = 0.95,
                            .eps = 1e-8,
                            .decay = 0.1,
-                           .gscale = 0.37 };
+                           .gscale = 0.37,
+                           .ema_decay = 0.75,
+                           .ema = step > 1 ? ema->f : NULL };
 
         g = mat_rand(1, n, 0, -1, 1);
         a.grad = g->f;
@@ -490,10 +493,13 @@ void test_adamw(void **state)
             p->d[i] -= a.lr * (m->d[i] / (1 - pow(a.beta1, (double)step)) /
                                    (sqrt(v->d[i] / (1 - pow(a.beta2, (double)step))) + a.eps) +
                                a.decay * p->d[i]);
+            if (step > 1)
+                ema->d[i] = a.ema_decay * ema->d[i] + (1 - a.ema_decay) * p->d[i];
         }
         mat_close("m", m, NULL, m->d, 5e-7);
         mat_close("v", v, NULL, v->d, 5e-7);
         mat_close("p", p, NULL, p->d, 5e-7);
+        mat_close("ema", ema, NULL, ema->d, 5e-7);
     }
     g->f[5] = NAN;
     ops_be->adamw(&(struct adamw){ .n = n,

@@ -21,7 +21,7 @@
 
 static struct {
     const char *out, *weights;
-    bool force, dry_run, drop_optimizer, model_only;
+    bool force, dry_run, drop_optimizer, ema, model_only;
     int64_t parts;
     double tolerance;
     int dtype;      /* 0: stored; 1 + enum ckpt_dtype */
@@ -65,7 +65,8 @@ static struct rewrite output(int parts, int dtype)
                              .parts = parts,
                              .force = o.force,
                              .dry_run = o.dry_run,
-                             .drop_optimizer = o.drop_optimizer,
+                             .drop_optimizer = o.drop_optimizer || o.ema,
+                             .ema = o.ema,
                              .dtype = dtype };
 }
 
@@ -205,6 +206,7 @@ int main(int argc, char **argv)
         OPT_FLAG('n', "dry-run", &o.dry_run, "say what would be written, write nothing"),
         OPT_FLAG(0, "drop-optimizer", &o.drop_optimizer,
                  "write the model alone, without state and optimizer"),
+        OPT_FLAG(0, "ema", &o.ema, "write the running mean of the weights as the model, alone"),
         OPT_CHOICE(0, "dtype", &o.dtype, "stored|f32|bf16|f16", "store the model's tensors as this type"),
         OPT_END,
     };

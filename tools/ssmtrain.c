@@ -29,17 +29,20 @@
 #include "common/train/trainer.h"
 
 static struct {
-    const char *config, *model, *run, *blend, *ramp;
+    const char *config, *model, *run, *blend, *ramp, *init_from, *freeze;
     int64_t steps, samples, tokens, batch, micro, seq_len, warmup, lr_decay, seed, save_every, keep, log_every, threads, stop_at;
-    double lr, min_lr, beta1, beta2, eps, decay, clip, save_minutes;
+    double lr, min_lr, beta1, beta2, eps, decay, clip, save_minutes, ema;
     int schedule, style, order, recompute;
-    bool dry;
+    bool dry, keep_optimizer;
 } o = { .steps = 1000, .batch = 8, .seq_len = 1024, .warmup = -1, .lr_decay = -1, .seed = 1, .save_every = 500, .keep = 3,
         .log_every = 10, .lr = 1e-3, .min_lr = -1, .beta1 = 0.9, .beta2 = 0.95, .eps = 1e-8, .decay = 0.1, .clip = 1 };
 
 static struct opt options[] = {
     OPT_STR('o', "run", "DIR", &o.run, "run directory; goes on from its newest checkpoint"),
-    OPT_STR(0, "model", "NAME|FILE", &o.model, "preset name, or file of 'name = value'"),
+    OPT_STR(0, "model", "NAME|FILE", &o.model, "preset name, or file of 'name = value'; without it the checkpoint's"),
+    OPT_STR(0, "init-from", "DIR", &o.init_from, "begin with the weights of a checkpoint, or of a run's newest"),
+    OPT_FLAG(0, "keep-optimizer", &o.keep_optimizer, "begin with its AdamW moments too"),
+    OPT_STR(0, "freeze", "GLOB,...", &o.freeze, "tensors that do not train"),
     OPT_STR(0, "blend", "FILE", &o.blend, "the sets and their weights, in place of DATA"),
     OPT_INT(0, "steps", "N", &o.steps, 1, 1e12, "length of the run in optimizer steps"),
     OPT_INT(0, "samples", "N", &o.samples, 0, 1e15, "length of the run in sequences, in place of --steps"),
@@ -59,6 +62,7 @@ static struct opt options[] = {
     OPT_REAL(0, "beta2", "X", &o.beta2, 0, 0.999999, "AdamW: decay of the second moment"),
     OPT_REAL(0, "eps", "X", &o.eps, 1e-30, 1, "AdamW: epsilon"),
     OPT_REAL(0, "weight-decay", "X", &o.decay, 0, 10, "AdamW: decay of tensors with two and more dimensions"),
+    OPT_REAL(0, "ema", "X", &o.ema, 0, 0.9999999, "decay of a running mean of the weights, kept beside them; 0: none"),
     OPT_REAL(0, "clip", "X", &o.clip, 0, 1e9, "largest gradient norm; 0: no clipping"),
     OPT_INT(0, "seed", "N", &o.seed, 0, OPT_MAX_INT, "of the initial weights and the data order"),
     OPT_CHOICE(0, "order", &o.order, "shuffle|stream", "windows in random order, or documents on end with state"),
@@ -243,6 +247,11 @@ static void adopt_tokenizer(struct config *c, const struct shard_info *info)
     if (info->vocab > c->vocab)
         die("the data have %lld tokens, the model's 'vocab' is %lld", (long long)info->vocab, (long long)c->vocab);
     if (info->vocab > 0) {
+        char hash[17];
+        snprintf(hash, sizeof hash, "%016llx", (unsigned long long)info->tokenizer_hash);
+        if (c->tokenizer_hash && *c->tokenizer_hash && strcmp(hash, c->tokenizer_hash) != 0)
+            die("the data were made by tokenizer '%s' (%s), the model knows '%s' (%s)", info->tokenizer, hash, c->tokenizer,
+                c->tokenizer_hash);
         c->tokenizer = xstrdup(info->tokenizer);
         c->tokenizer_hash = xasprintf("%016llx", (unsigned long long)info->tokenizer_hash);
         c->eod = info->eod;
@@ -268,16 +277,21 @@ static void print_plan(const struct config *c, const struct backend *be, int64_t
 {
     struct params ps;
     params_init(&ps, c);
+    bool *frozen = xcalloc(ps.n, sizeof *frozen);
+    int64_t left;
+    if (trainer_try_frozen(&ps, o.freeze, frozen, &left) < 0)
+        die_usage("freeze: %s", err_last());
     struct net_memory m = net_memory(c, be, o.micro, o.seq_len, true, (enum recompute)o.recompute);
     double flops = net_flops(c, o.seq_len);
-    printf("# tensor\tshape\tdecay\n");
+    printf("# tensor\tshape\tdecay\ttrains\n");
     for (size_t i = 0; i < ps.n; i++) {
         printf("%s\t", ps.p[i].name);
         for (int k = 0; k < ps.p[i].ndim; k++)
             printf("%s%lld", k ? "x" : "", (long long)ps.p[i].shape[k]);
-        printf("\t%s\n", ps.p[i].decay ? "yes" : "no");
+        printf("\t%s\t%s\n", ps.p[i].decay ? "yes" : "no", frozen[i] ? "no" : "yes");
     }
-    printf("pattern=%s\nparameters=%lld\nvocab=%lld\n", c->pattern, (long long)ps.count, (long long)c->vocab);
+    printf("pattern=%s\nparameters=%lld\nparameters_trained=%lld\nvocab=%lld\n", c->pattern, (long long)ps.count,
+           (long long)left, (long long)c->vocab);
     printf("steps=%lld\nbatch=%lld\nseq_len=%lld\nranks=%d\nrows_per_rank=%lld\nmicro_batch=%lld\n",
            (long long)steps_left(0, 0, NULL), (long long)o.batch, (long long)o.seq_len, ranks, (long long)rank_rows,
            (long long)o.micro);
@@ -285,18 +299,34 @@ static void print_plan(const struct config *c, const struct backend *be, int64_t
     printf("tokens=%lld\n", (long long)tokens);
     printf("flops_per_token_forward=%.0f\nflops_per_token_training=%.0f\nflops_total=%.4g\n", flops, 3 * flops,
            3 * flops * (double)tokens);
-    int64_t moments = 2 * ps.slab * (int64_t)sizeof(float);
-    printf("memory_weights=%lld\nmemory_gradients=%lld\nmemory_moments=%lld\nmemory_residual=%lld\n"
+    int64_t moments = 2 * ps.slab * (int64_t)sizeof(float), mean = o.ema > 0 ? moments / 2 : 0;
+    printf("memory_weights=%lld\nmemory_gradients=%lld\nmemory_moments=%lld\nmemory_ema=%lld\nmemory_residual=%lld\n"
            "memory_saved=%lld\nmemory_scratch=%lld\nmemory_rank=%lld\n",
-           (long long)m.weights, (long long)m.grads, (long long)moments, (long long)m.residual, (long long)m.saved,
-           (long long)(m.scratch + m.work), (long long)(m.total + moments));
+           (long long)m.weights, (long long)m.grads, (long long)moments, (long long)mean, (long long)m.residual, (long long)m.saved,
+           (long long)(m.scratch + m.work), (long long)(m.total + moments + mean));
+    free(frozen);
     params_free(&ps);
 }
 
-/* ---- resume ---- */
+/* ---- what a run begins with, or goes on from ---- */
 
-/* Collective. Opens the newest checkpoint of the run whose members are whole; a broken one is passed over with a
- * warning. NULL: there is none. */
+/* Collective. True when the checkpoint, which is NULL where a rank cannot open it, is whole: each rank checks its share of
+ * the files. Else rank 0 says why not, as a warning. */
+static bool is_whole(struct comm *comm, struct ckpt *c, const char *dir)
+{
+    int bad = !c;
+    for (int m = comm->rank; c && m < ckpt_members(c) && !bad; m += comm->size)
+        bad = ckpt_try_verify(c, m) < 0;
+    if (bad && comm->rank == 0)
+        warn("checkpoint passed over: %s", err_last());
+    if (!comm_max_i64(comm, bad))
+        return true;
+    if (!bad && comm->rank == 0)
+        warn("checkpoint passed over: '%s' is damaged", dir);
+    return false;
+}
+
+/* Collective. Opens the newest of the run's checkpoints that are whole. NULL: there is none. */
 static struct ckpt *open_newest(struct comm *comm)
 {
     char **paths = NULL;
@@ -307,18 +337,10 @@ static struct ckpt *open_newest(struct comm *comm)
         char dir[4096];
         snprintf(dir, sizeof dir, "%s", comm->rank == 0 ? paths[i] : "");
         comm_bcast(comm, dir, sizeof dir, 0);
-        struct ckpt *c = ckpt_try_open(dir);
-        int bad = !c; /* each rank checks its share of the files */
-        for (int m = comm->rank; c && m < ckpt_members(c) && !bad; m += comm->size)
-            bad = ckpt_try_verify(c, m) < 0;
-        if (bad && comm->rank == 0)
-            warn("checkpoint passed over: %s", err_last());
-        if (comm_max_i64(comm, bad)) {
-            if (!bad && comm->rank == 0)
-                warn("checkpoint passed over: '%s' is damaged", dir);
-            ckpt_close(c);
-        } else {
-            found = c;
+        found = ckpt_try_open(dir);
+        if (!is_whole(comm, found, dir)) {
+            ckpt_close(found);
+            found = NULL;
         }
     }
     if (comm->rank == 0)
@@ -326,6 +348,48 @@ static struct ckpt *open_newest(struct comm *comm)
     if (n > 0 && !found)
         die("run '%s': none of its %lld checkpoints can be used; remove them to begin anew", o.run, (long long)n);
     return found;
+}
+
+/* Collective. What the run begins with: --init-from, when it has no checkpoint of its own. NULL: nothing. */
+static struct ckpt *open_base(struct comm *comm)
+{
+    if (!o.init_from && o.keep_optimizer)
+        die_usage("--keep-optimizer: of what? --init-from is missing");
+    char **paths = NULL;
+    int64_t own = comm->rank == 0 && o.run ? rundir_list(o.run, &paths) : 0;
+    if (comm->rank == 0 && o.run)
+        rundir_free_list(paths, (int)own);
+    comm_bcast(comm, &own, sizeof own, 0);
+    if (!o.init_from && (o.model || own == 0))
+        return NULL;
+    const char *path = own > 0 ? o.run : o.init_from;
+    if (own > 0 && o.model)
+        return NULL; /* the run goes on by itself */
+    struct ckpt *c = rundir_try_open_ckpt(path, false);
+    if (!c)
+        die("%s", err_last());
+    if (own == 0 && !o.dry && !is_whole(comm, c, path))
+        die("'%s' cannot be begun with", path);
+    return c;
+}
+
+static struct config config_of(const struct ckpt *c)
+{
+    struct config saved;
+    if (config_try_from_attrs(&saved, ckpt_config(c)) < 0) /* numbers that it does not have take their defaults */
+        die("'%s': %s", ckpt_dir(c), err_last());
+    return saved;
+}
+
+static void check_same_model(const struct ckpt *c, const struct config *saved, const struct config *config)
+{
+    struct attrs mine = { 0 }, theirs = { 0 };
+    config_to_attrs(config, &mine);
+    config_to_attrs(saved, &theirs);
+    if (!attrs_equal(&mine, &theirs))
+        die("'%s' is a checkpoint of another model: %s", ckpt_dir(c), err_last());
+    attrs_free(&mine);
+    attrs_free(&theirs);
 }
 
 /* What must be the same when a run goes on; what may change is the rest of the options. */
@@ -339,16 +403,9 @@ static void identity(struct attrs *a, const struct data *d)
 
 static void check_resume(const struct ckpt *c, const struct config *config, const struct data *d)
 {
-    struct attrs mine = { 0 }, theirs = { 0 };
-    struct config saved;
-    if (config_try_from_attrs(&saved, ckpt_config(c)) < 0) /* numbers that it does not have take their defaults */
-        die("'%s': %s", ckpt_dir(c), err_last());
-    config_to_attrs(config, &mine);
-    config_to_attrs(&saved, &theirs);
-    if (!attrs_equal(&mine, &theirs))
-        die("'%s' is a checkpoint of another model: %s", ckpt_dir(c), err_last());
-    attrs_free(&mine);
-    attrs_free(&theirs);
+    struct attrs mine = { 0 };
+    struct config saved = config_of(c);
+    check_same_model(c, &saved, config);
     if (ckpt_state(c)->n == 0)
         die("'%s' holds a model without the state of a run", ckpt_dir(c));
     identity(&mine, d);
@@ -488,6 +545,15 @@ static void write_record(const struct run *r, const struct config *c)
     buf_free(&text);
 }
 
+static void tell_frozen(const struct trainer *t)
+{
+    int64_t left = 0;
+    for (size_t i = 0; i < t->net->ps.n; i++)
+        left += t->frozen[i] ? 0 : t->net->ps.p[i].count;
+    if (o.freeze)
+        note(1, "%lld of %lld parameters train", (long long)left, (long long)t->net->ps.count);
+}
+
 /* Sets ramp and micro-batch; returns the rows of a rank in a full batch. */
 static int64_t share_batch(int ranks)
 {
@@ -516,19 +582,27 @@ static int64_t share_batch(int ranks)
 static int run(int n_args, char **args)
 {
     struct comm *comm = comm_world();
-    if (!o.model)
-        die_usage("--model is missing");
     if (!o.run && !o.dry)
         die_usage("--run is missing");
     int64_t rows = share_batch(comm->size);
     schedule_of_run(); /* says what does not fit */
+    struct ckpt *base = open_base(comm);
+    if (!base && !o.model)
+        die_usage("--model is missing");
     struct config c;
-    if (config_try_load(&c, o.model) < 0)
+    if (o.model && config_try_load(&c, o.model) < 0)
         die_usage("%s", err_last());
     struct data data = open_data(n_args, args);
+    if (!o.model)
+        c = config_of(base);
     if (data.n == 0 && c.vocab == 0)
-        die_usage("no data, and model '%s' has no 'vocab' of its own", o.model);
+        die_usage("no data, and model '%s' has no 'vocab' of its own", o.model ? o.model : ckpt_dir(base));
     adopt_tokenizer(&c, &data.info);
+    if (base && o.model) {
+        struct config theirs = config_of(base);
+        adopt_tokenizer(&theirs, &data.info);
+        check_same_model(base, &theirs, &c);
+    }
     check_sizes(&c);
     int threads = threads_set((int)o.threads, comm_local_size());
     const struct backend *be = backend_cpu();
@@ -537,6 +611,7 @@ static int run(int n_args, char **args)
             print_plan(&c, be, rows, comm->size);
             plan_data(&data);
         }
+        ckpt_close(base);
         free_data(&data);
         return EXIT_DONE;
     }
@@ -554,23 +629,29 @@ static int run(int n_args, char **args)
         write_record(&r, &c);
 
     struct trainer_options to = { .beta1 = o.beta1, .beta2 = o.beta2, .eps = o.eps, .weight_decay = o.decay,
-                                  .clip = o.clip, .micro_rows = o.micro, .rows = rows,
+                                  .clip = o.clip, .ema = o.ema, .freeze = o.freeze, .micro_rows = o.micro, .rows = rows,
                                   .first_row = comm->rank * rows, .batch = o.batch, .seq_len = o.seq_len,
                                   .recompute = (enum recompute)o.recompute, .stream = o.order == ORDER_STREAM };
     r.t = trainer_create(&c, be, comm, &to);
     if (from) {
-        trainer_load(r.t, from, true);
+        trainer_load(r.t, from, TRAINER_RUN);
         r.saved_step = r.t->step;
         char *now = meter_history();
         r.history = xasprintf("%s\n%s", ckpt_history(from), now);
         free(now);
         note(1, "goes on from '%s'", ckpt_dir(from));
+    } else if (base) {
+        trainer_load(r.t, base, o.keep_optimizer ? TRAINER_OPTIMIZER : TRAINER_WEIGHTS);
+        r.history = xasprintf("%s\n%s", ckpt_history(base), meter_history());
+        note(1, "begins with the weights%s of '%s'", o.keep_optimizer ? " and moments" : "", ckpt_dir(base));
     } else {
         net_init(r.t->net, (uint64_t)o.seed);
         r.history = meter_history();
     }
     ckpt_close(from);
-    note(1, "model %s: %lld parameters, %d rank%s x %d thread%s, kernels %s", o.model,
+    ckpt_close(base);
+    tell_frozen(r.t);
+    note(1, "model %s: %lld parameters, %d rank%s x %d thread%s, kernels %s", o.model ? o.model : c.pattern,
          (long long)r.t->net->ps.count, comm->size, comm->size > 1 ? "s" : "", threads, threads > 1 ? "s" : "",
          be->variant);
 

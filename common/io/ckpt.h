@@ -3,6 +3,7 @@
  *
  * A checkpoint is a set (set.h) of kind "ssmtools checkpoint". A tensor is known by group and name:
  *   model/NAME    the weights            optim/m/NAME, optim/v/NAME   AdamW's moments
+ *   optim/ema/NAME   the running mean of the weights, if the run keeps one
  *   state/...     arrays of the run (carried states)
  * (letters, digits and ._-:+/ only) and always has its global shape, whatever the layout of the program that
  * wrote it. Its elements are stored as fp32, bf16 or IEEE half, all pieces alike, as HDF5 floats, so that other tools

@@ -121,20 +121,26 @@ void rewrite_tensors(const struct rewrite *r, const struct ckpt_tensor *t, int n
 
 /* ---- one checkpoint ---- */
 
+#define EMA "optim/ema/" /* the group of the running mean */
+
 struct copy {
     struct ckpt *c;
+    bool ema;
     void *block;
 };
 
 static void put_copy(void *arg, struct ckpt_writer *w, const struct ckpt_tensor *t, const struct block *b)
 {
     struct copy *copy = arg;
-    if (ckpt_tensor(copy->c, ckpt_find(copy->c, t->name))->dtype == t->dtype) {
-        if (ckpt_try_read_raw(copy->c, t->name, b->offset, b->count, copy->block) < 0)
+    struct ckpt_tensor from = *t; /* as it is called there */
+    if (copy->ema)
+        snprintf(from.name, sizeof from.name, EMA "%s", t->name + strlen("model/"));
+    if (ckpt_tensor(copy->c, ckpt_find(copy->c, from.name))->dtype == t->dtype) {
+        if (ckpt_try_read_raw(copy->c, from.name, b->offset, b->count, copy->block) < 0)
             die("%s", err_last());
         ckpt_put_raw_rows(w, copy->block, b->count[0]);
     } else {
-        block_read(copy->c, t, b, copy->block);
+        block_read(copy->c, &from, b, copy->block);
         ckpt_put_rows(w, copy->block, b->count[0]);
     }
 }
@@ -146,16 +152,23 @@ static struct ckpt_tensor *wanted_tensors(const struct ckpt *c, const struct rew
     const char *other = NULL;
     bool cast = false;
     *n = 0;
-    for (int i = 0; i < ckpt_tensors(c); i++)
-        if (!r->drop_optimizer || is_model_tensor(ckpt_tensor(c, i)))
-            t[(*n)++] = *ckpt_tensor(c, i);
+    for (int i = 0; i < ckpt_tensors(c); i++) {
+        const struct ckpt_tensor *have = ckpt_tensor(c, i);
+        bool mean = r->ema && strncmp(have->name, EMA, strlen(EMA)) == 0;
+        if (mean || (!r->ema && (!r->drop_optimizer || is_model_tensor(have))))
+            t[(*n)++] = *have;
+        if (mean)
+            snprintf(t[*n - 1].name, sizeof t->name, "model/%s", have->name + strlen(EMA));
+    }
+    if (*n == 0 && r->ema)
+        die("'%s' holds no running mean of the weights (ssmtrain --ema)", ckpt_dir(c));
     if (*n == 0)
         die("'%s' holds no tensor to write", ckpt_dir(c));
     if (r->dtype == DTYPE_STORED)
         return t;
     rewrite_cast(c, t, *n, (enum ckpt_dtype)r->dtype);
     for (int i = 0; i < *n; i++) {
-        cast |= t[i].dtype != ckpt_tensor(c, ckpt_find(c, t[i].name))->dtype;
+        cast |= r->ema || t[i].dtype != ckpt_tensor(c, ckpt_find(c, t[i].name))->dtype;
         if (!is_model_tensor(&t[i]))
             other = t[i].name;
     }
@@ -175,7 +188,7 @@ void rewrite_ckpt(struct ckpt *c, const struct rewrite *r)
     char *now = meter_history(), *history = xasprintf("%s%s%s", before, *before ? "\n" : "", now);
     free(now);
     bool state = !r->drop_optimizer && ckpt_state(c)->n > 0;
-    struct copy copy = { c, block_buffer(c, sizeof(float)) };
+    struct copy copy = { c, r->ema, block_buffer(c, sizeof(float)) };
     rewrite_tensors(r, t, n, ckpt_config(c), state ? ckpt_state(c) : NULL, history, put_copy, &copy);
     free(copy.block);
     free(history);

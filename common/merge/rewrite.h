@@ -18,6 +18,7 @@ struct rewrite {
     bool force;                 /* replace what is there */
     bool dry_run;               /* print what each file would hold, write nothing */
     bool drop_optimizer;        /* the model alone, neither optimizer nor state */
+    bool ema;                   /* the running mean of the weights in their place; only with drop_optimizer */
     int dtype;                  /* enum ckpt_dtype of the model, or DTYPE_STORED: as it is */
 };
 

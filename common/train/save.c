@@ -4,6 +4,9 @@
  * Replicated tensors are cut along rows into as many even parts as there are data-parallel ranks; each rank
  * writes its own. Loading reads whatever slices it needs from whatever files hold them.
  */
+#include <stdio.h>
+#include <string.h>
+
 #include "common/base/err.h"
 #include "common/base/mem.h"
 #include "common/model/weights.h"
@@ -70,6 +73,8 @@ bool trainer_save(struct trainer *t, const char *dir, struct attrs *state, const
     add_group(&list, t, "model", t->net->weights);
     add_group(&list, t, "optim/m", t->m);
     add_group(&list, t, "optim/v", t->v);
+    if (t->averaging)
+        add_group(&list, t, "optim/ema", t->ema);
     add_carried(&list, t);
     struct set_member mine, *all = xcalloc((size_t)t->comm->size, sizeof *all);
     ckpt_write_member(dir, t->comm->rank, t->comm->size, list.p, (int)list.n, &mine);
@@ -82,6 +87,7 @@ bool trainer_save(struct trainer *t, const char *dir, struct attrs *state, const
         attrs_set_int(state, "step", t->step);
         attrs_set_int(state, "samples", t->samples);
         attrs_set_int(state, "tokens", t->tokens);
+        attrs_set_int(state, "updates", t->updates);
         if (t->opt.stream)
             attrs_set_int(state, "stream_pos", net_state_pos(t->in[0]));
         if (ours)
@@ -119,16 +125,37 @@ static void load_carried(struct trainer *t, struct ckpt *c)
         }
 }
 
-void trainer_load(struct trainer *t, struct ckpt *c, bool optimizer)
+/* The running mean of the weights goes on; or it begins, or ends, when the run is told so. */
+static void load_mean(struct trainer *t, struct ckpt *c)
+{
+    char name[CKPT_MAX_NAME];
+    snprintf(name, sizeof name, "optim/ema/%s", t->net->ps.p[0].name);
+    bool there = ckpt_find(c, name) >= 0;
+    if (there && !t->ema)
+        warn("'%s' holds a running mean of the weights, which ends here: no --ema", ckpt_dir(c));
+    if (!there && t->ema)
+        note(1, "'%s' holds no running mean of the weights: it begins here", ckpt_dir(c));
+    if (!there || !t->ema)
+        return;
+    weights_load(t->net, c, "optim/ema", t->ema);
+    t->averaging = true;
+}
+
+void trainer_load(struct trainer *t, struct ckpt *c, enum trainer_part upto)
 {
     weights_load(t->net, c, "model", t->net->weights);
-    if (!optimizer)
+    if (upto < TRAINER_OPTIMIZER)
         return;
     weights_load(t->net, c, "optim/m", t->m);
     weights_load(t->net, c, "optim/v", t->v);
+    const struct attrs *s = ckpt_state(c); /* of older runs, each of whose steps was an update, it says no updates */
+    if (attrs_try_int(s, attrs_find(s, "updates") ? "updates" : "step", &t->updates) < 0)
+        die("'%s': %s", ckpt_dir(c), err_last());
+    if (upto < TRAINER_RUN)
+        return;
+    load_mean(t, c);
     load_carried(t, c);
-    if (attrs_try_int(ckpt_state(c), "step", &t->step) < 0 ||
-        attrs_try_int(ckpt_state(c), "samples", &t->samples) < 0 ||
-        attrs_try_int(ckpt_state(c), "tokens", &t->tokens) < 0)
+    if (attrs_try_int(s, "step", &t->step) < 0 || attrs_try_int(s, "samples", &t->samples) < 0 ||
+        attrs_try_int(s, "tokens", &t->tokens) < 0)
         die("'%s': %s", ckpt_dir(c), err_last());
 }

@@ -3,10 +3,35 @@
  */
 #include "trainer.h"
 
+#include <fnmatch.h>
 #include <math.h>
+#include <stdlib.h>
+#include <string.h>
 
 #include "common/base/err.h"
 #include "common/base/mem.h"
+
+int trainer_try_frozen(const struct params *ps, const char *patterns, bool *frozen, int64_t *left)
+{
+    *left = ps->count;
+    memset(frozen, 0, ps->n * sizeof *frozen);
+    char *copy = xstrdup(patterns ? patterns : ""), *rest = NULL;
+    int rc = 0;
+    for (char *p = strtok_r(copy, ",", &rest); p && rc == 0; p = strtok_r(NULL, ",", &rest)) {
+        bool met = false;
+        for (size_t i = 0; i < ps->n; i++)
+            if (fnmatch(p, ps->p[i].name, 0) == 0) {
+                *left -= frozen[i] ? 0 : ps->p[i].count;
+                met = frozen[i] = true;
+            }
+        if (!met)
+            rc = err_set("no tensor is called '%s'", p);
+    }
+    free(copy);
+    if (rc == 0 && *left == 0)
+        rc = err_set("'%s' leaves nothing to train", patterns);
+    return rc;
+}
 
 struct trainer *trainer_create(const struct config *c, const struct backend *be, struct comm *comm,
                                const struct trainer_options *opt)
@@ -17,6 +42,13 @@ struct trainer *trainer_create(const struct config *c, const struct backend *be,
     t->net = net_create(c, be, true);
     t->ctx = net_ctx_create(t->net, opt->micro_rows, opt->seq_len, true, opt->recompute, 0);
     size_t bytes = (size_t)t->net->ps.slab * sizeof(float);
+    int64_t left;
+    t->frozen = xcalloc(t->net->ps.n, sizeof *t->frozen);
+    if (trainer_try_frozen(&t->net->ps, opt->freeze, t->frozen, &left) < 0)
+        die_usage("freeze: %s", err_last());
+    t->ema = opt->ema > 0 ? be->alloc(bytes) : NULL;
+    if (opt->ema > 0 && !t->ema)
+        die("not enough memory: the running mean of the weights needs %zu MiB", bytes >> 20);
     t->m = be->alloc(bytes);
     t->v = be->alloc(bytes);
     if (!t->m || !t->v)
@@ -47,6 +79,8 @@ void trainer_free(struct trainer *t)
     free(t->loss);
     t->net->be->free(t->m);
     t->net->be->free(t->v);
+    t->net->be->free(t->ema);
+    free(t->frozen);
     net_ctx_free(t->ctx);
     net_free(t->net);
     free(t);
@@ -88,6 +122,9 @@ struct step_report trainer_step(struct trainer *t, const struct loaded *b, doubl
     comm_sum_f64(t->comm, sums, 3);
     comm_sum_f32(t->comm, n->grads, n->ps.slab);
 
+    for (size_t i = 0; i < n->ps.n; i++)
+        if (t->frozen[i])
+            n->be->zero(n->grads + n->ps.p[i].offset, (size_t)n->ps.p[i].count * sizeof(float));
     double count = sums[1] > 0 ? sums[1] : 1;
     struct step_report r = { .loss = sums[0] / count, .tokens = (int64_t)sums[1], .stop = sums[2] > 0 };
     r.grad_norm = sqrt(n->be->sumsq(n->grads, n->ps.slab)) / count;
@@ -98,13 +135,20 @@ struct step_report trainer_step(struct trainer *t, const struct loaded *b, doubl
     t->step++;
     t->samples += b->batch;
     t->tokens += r.tokens;
+    t->updates++;
+    if (t->ema && !t->averaging)
+        n->be->copy(t->ema, n->weights, (size_t)n->ps.slab * sizeof(float));
+    t->averaging = t->ema;
     for (size_t i = 0; i < n->ps.n; i++) {
         const struct param *p = &n->ps.p[i];
-        n->be->adamw(&(struct adamw){ .n = p->count, .step = t->step, .lr = rate, .beta1 = t->opt.beta1,
+        if (t->frozen[i])
+            continue;
+        n->be->adamw(&(struct adamw){ .n = p->count, .step = t->updates, .lr = rate, .beta1 = t->opt.beta1,
                                       .beta2 = t->opt.beta2, .eps = t->opt.eps,
                                       .decay = p->decay ? t->opt.weight_decay : 0, .gscale = clip / count,
                                       .grad = n->grads + p->offset, .p = n->weights + p->offset,
-                                      .m = t->m + p->offset, .v = t->v + p->offset });
+                                      .m = t->m + p->offset, .v = t->v + p->offset, .ema_decay = t->opt.ema,
+                                      .ema = t->ema ? t->ema + p->offset : NULL });
     }
     return r;
 }

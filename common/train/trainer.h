@@ -15,6 +15,8 @@
 
 struct trainer_options {
     double beta1, beta2, eps, weight_decay, clip;
+    double ema;                 /* decay of the running mean of the weights; 0: none */
+    const char *freeze;         /* patterns of tensors that stand still, see trainer_try_frozen(); or NULL */
     int64_t micro_rows;         /* sequences that a rank computes at a time */
     int64_t rows;               /* most sequences of this rank in a step; a multiple of micro_rows, as are fewer */
     int64_t first_row;          /* of this rank among the step's */
@@ -30,9 +32,13 @@ struct trainer {
     struct net *net;
     struct net_ctx *ctx;
     float *m, *v;               /* moments, slabs like the weights */
+    float *ema;                 /* the running mean, a slab; NULL: none */
+    bool averaging;             /* it has begun: with the weights before the first step that it sees */
+    bool *frozen;               /* [ps.n] */
     struct net_state **in, **out; /* stream: one pair a micro-batch */
     float *loss;                /* [micro_rows, T] */
     int64_t step, samples, tokens; /* done so far; tokens: targets scored */
+    int64_t updates;            /* that the moments have seen */
 };
 
 struct step_report {
@@ -42,13 +48,18 @@ struct step_report {
     bool stop;                  /* some rank was asked to stop */
 };
 
-/* Weights are zero. Dies when memory is short. */
+/* frozen[ps->n] = what `patterns` say: shell patterns of tensor names, commas between them. 0, or -1 with err_last() when a
+ * pattern meets no tensor, or nothing is left to train. *left: elements that train. */
+int trainer_try_frozen(const struct params *ps, const char *patterns, bool *frozen, int64_t *left)
+    __attribute__((warn_unused_result));
+
+/* Weights are zero. Dies when memory is short, or (usage) the patterns do not fit. */
 struct trainer *trainer_create(const struct config *c, const struct backend *be, struct comm *comm,
                                const struct trainer_options *opt);
 void trainer_free(struct trainer *t);
 
 /* Collective. One step on this rank's rows: micro-batches forward and backward, sum over the ranks, clip, AdamW at
- * `rate`. want_stop: this rank was asked to stop; all ranks get the answer of the step. A loss or
+ * `rate`. Frozen tensors have no gradient: they count in no norm, and they, their moments and decay stand still. want_stop: this rank was asked to stop; all ranks get the answer of the step. A loss or
  * gradient that is not finite ends the run with exit 93 and leaves the last checkpoint as it is. */
 struct step_report trainer_step(struct trainer *t, const struct loaded *b, double rate, bool want_stop);
 
@@ -58,8 +69,9 @@ struct step_report trainer_step(struct trainer *t, const struct loaded *b, doubl
  * it says no the checkpoint stays invalid. Returns false then. */
 bool trainer_save(struct trainer *t, const char *dir, struct attrs *state, const char *history,
                   bool (*still_ours)(void *), void *arg);
-/* Collective. Loads weights (and with `optimizer` moments, counters, carried states) from any layout.
- * Dies with the reason when something is missing or of another shape. */
-void trainer_load(struct trainer *t, struct ckpt *c, bool optimizer);
+/* Collective. Loads from any layout: the weights; and the moments with their count; and all that a run goes on with. Dies
+ * with the reason when something is missing or of another shape. */
+enum trainer_part { TRAINER_WEIGHTS, TRAINER_OPTIMIZER, TRAINER_RUN };
+void trainer_load(struct trainer *t, struct ckpt *c, enum trainer_part upto);
 
 #endif
