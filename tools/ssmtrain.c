@@ -4,6 +4,7 @@
  * Data parallel over the ranks of the job. The run directory holds everything: started again with the same
  * arguments, the tool goes on from the newest valid checkpoint. See ssmtrain.1 and common/io/rundir.h.
  */
+#define _GNU_SOURCE
 #include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -17,6 +18,7 @@
 #include "common/base/signals.h"
 #include "common/base/threads.h"
 #include "common/dist/comm.h"
+#include "common/eval/score.h"
 #include "common/io/rundir.h"
 #include "common/io/shard.h"
 #include "common/model/net.h"
@@ -29,12 +31,12 @@
 #include "common/train/trainer.h"
 
 static struct {
-    const char *config, *model, *run, *blend, *ramp, *init_from, *freeze;
-    int64_t steps, samples, tokens, batch, micro, seq_len, warmup, lr_decay, seed, save_every, keep, log_every, threads, stop_at;
+    const char *config, *model, *run, *blend, *ramp, *init_from, *freeze, *valid;
+    int64_t steps, samples, tokens, batch, micro, seq_len, warmup, lr_decay, seed, save_every, keep, log_every, threads, stop_at, valid_every, valid_tokens;
     double lr, min_lr, beta1, beta2, eps, decay, clip, save_minutes, ema;
     int schedule, style, order, recompute;
     bool dry, keep_optimizer;
-} o = { .steps = 1000, .batch = 8, .seq_len = 1024, .warmup = -1, .lr_decay = -1, .seed = 1, .save_every = 500, .keep = 3,
+} o = { .steps = 1000, .batch = 8, .seq_len = 1024, .warmup = -1, .lr_decay = -1, .seed = 1, .save_every = 500, .valid_every = 250, .keep = 3,
         .log_every = 10, .lr = 1e-3, .min_lr = -1, .beta1 = 0.9, .beta2 = 0.95, .eps = 1e-8, .decay = 0.1, .clip = 1 };
 
 static struct opt options[] = {
@@ -67,6 +69,9 @@ static struct opt options[] = {
     OPT_INT(0, "seed", "N", &o.seed, 0, OPT_MAX_INT, "of the initial weights and the data order"),
     OPT_CHOICE(0, "order", &o.order, "shuffle|stream", "windows in random order, or documents on end with state"),
     OPT_CHOICE(0, "recompute", &o.recompute, "none|full", "keep activations, or make them again in the backward pass"),
+    OPT_STR(0, "valid", "DIR,...", &o.valid, "held-out sets that are looked at on the way"),
+    OPT_INT(0, "valid-every", "N", &o.valid_every, 0, 1e12, "steps between looks at --valid; 0: at the end only"),
+    OPT_INT(0, "valid-tokens", "N", &o.valid_tokens, 0, OPT_MAX_INT, "tokens of each that are scored; 0: all"),
     OPT_INT(0, "save-every", "N", &o.save_every, 0, 1e12, "steps between checkpoints; 0: at the end only"),
     OPT_REAL(0, "save-minutes", "X", &o.save_minutes, 0, 1e6, "also after so many minutes; 0: no"),
     OPT_INT(0, "keep", "N", &o.keep, 1, 1 << 20, "newest checkpoints to keep"),
@@ -239,6 +244,61 @@ static void plan_data(const struct data *d)
     order_free(&order);
 }
 
+/* ---- held-out sets ---- */
+
+static char **valids; /* their folders */
+static size_t n_valids, cap_valids;
+
+/* Finds out at the begin what would end the run at its first look. */
+static void open_valids(const struct config *c)
+{
+    char *rest = NULL, *list = xstrdup(o.valid ? o.valid : "");
+    for (char *dir = strtok_r(list, ",", &rest); dir; dir = strtok_r(NULL, ",", &rest)) {
+        struct shards *s = shards_try_open(dir);
+        char hash[17];
+        if (!s)
+            die("%s", err_last());
+        const struct shard_info *info = shards_info(s);
+        snprintf(hash, sizeof hash, "%016llx", (unsigned long long)info->tokenizer_hash);
+        if (info->n_tokens < 1)
+            die("'%s' has no tokens", dir);
+        if (c->tokenizer_hash && *c->tokenizer_hash && strcmp(hash, c->tokenizer_hash) != 0)
+            die("'%s' was made by tokenizer '%s' (%s), the model knows '%s' (%s)", dir, info->tokenizer, hash, c->tokenizer,
+                c->tokenizer_hash);
+        if (info->vocab > c->vocab)
+            die("'%s' has %lld tokens, the model's 'vocab' is %lld", dir, (long long)info->vocab, (long long)c->vocab);
+        shards_close(s);
+        *(char **)grow(&valids, &n_valids, &cap_valids, sizeof *valids) = xstrdup(dir);
+    }
+    free(list);
+}
+
+static void free_valids(void)
+{
+    for (size_t i = 0; i < n_valids; i++)
+        free(valids[i]);
+    free(valids);
+}
+
+/* Collective. Scores the sets with the weights as they are; reads the state of the training only. `out` on rank 0. */
+static void look_at_valids(struct comm *comm, const struct trainer *t, struct metrics *out)
+{
+    for (size_t i = 0; i < n_valids; i++) {
+        double begin = now_seconds();
+        int verbosity = err_verbosity();
+        err_set_verbosity(0); /* its progress would stand between the run's own lines */
+        struct score s = score_set(comm, t->net, valids[i], o.seq_len, t->opt.micro_rows, o.valid_tokens);
+        err_set_verbosity(verbosity);
+        struct metrics_valid l = { t->step, t->samples, valids[i], s.tokens, s.nats / (double)s.tokens, 0, 0, 0 };
+        l.ppl = exp(l.loss);
+        l.bpb = s.bytes > 0 ? s.nats / log(2) / (double)s.bytes : 0;
+        l.seconds = now_seconds() - begin;
+        if (comm->rank == 0)
+            metrics_write_valid(out, &l);
+        note(1, "step %lld  valid '%s'  loss %.4f  ppl %.4g  bits/byte %.4f", (long long)l.step, l.set, l.loss, l.ppl, l.bpb);
+    }
+}
+
 /* The model learns the tokens of the data, and remembers whose they are. */
 static void adopt_tokenizer(struct config *c, const struct shard_info *info)
 {
@@ -299,11 +359,15 @@ static void print_plan(const struct config *c, const struct backend *be, int64_t
     printf("tokens=%lld\n", (long long)tokens);
     printf("flops_per_token_forward=%.0f\nflops_per_token_training=%.0f\nflops_total=%.4g\n", flops, 3 * flops,
            3 * flops * (double)tokens);
-    int64_t moments = 2 * ps.slab * (int64_t)sizeof(float), mean = o.ema > 0 ? moments / 2 : 0;
-    printf("memory_weights=%lld\nmemory_gradients=%lld\nmemory_moments=%lld\nmemory_ema=%lld\nmemory_residual=%lld\n"
+    int64_t moments = 2 * ps.slab * (int64_t)sizeof(float), mean = o.ema > 0 ? moments / 2 : 0, valid = 0;
+    if (n_valids) { /* activations of a look, which come beside those of the training; weights and scratch are shared */
+        struct net_memory v = net_memory(c, be, o.micro, o.seq_len, false, RECOMPUTE_NONE);
+        valid = v.residual + v.saved;
+    }
+    printf("memory_weights=%lld\nmemory_gradients=%lld\nmemory_moments=%lld\nmemory_ema=%lld\nmemory_valid=%lld\nmemory_residual=%lld\n"
            "memory_saved=%lld\nmemory_scratch=%lld\nmemory_rank=%lld\n",
-           (long long)m.weights, (long long)m.grads, (long long)moments, (long long)mean, (long long)m.residual, (long long)m.saved,
-           (long long)(m.scratch + m.work), (long long)(m.total + moments + mean));
+           (long long)m.weights, (long long)m.grads, (long long)moments, (long long)mean, (long long)valid, (long long)m.residual, (long long)m.saved,
+           (long long)(m.scratch + m.work), (long long)(m.total + moments + mean + valid));
     free(frozen);
     params_free(&ps);
 }
@@ -471,19 +535,24 @@ static bool save_is_due(const struct run *r)
     return due && r->saved_step != r->t->step;
 }
 
+static struct metrics *open_metrics(const struct run *r, const char *name)
+{
+    if (r->comm->rank != 0)
+        return NULL;
+    char *path = path_join(rundir_path(r->dir), name);
+    struct metrics *m = metrics_open(path);
+    free(path);
+    return m;
+}
+
 static int train(struct run *r, struct loader *loader)
 {
     struct trainer *t = r->t;
     struct schedule sched = schedule_of_run();
     int64_t last = t->step + steps_left(t->step, t->samples, NULL);
     double flops = 3 * net_flops(&t->net->c, o.seq_len);
-    struct metrics *metrics = NULL;
+    struct metrics *metrics = open_metrics(r, "metrics.jsonl"), *valid = n_valids ? open_metrics(r, "valid.jsonl") : NULL;
     struct progress bar;
-    if (r->comm->rank == 0) {
-        char *path = path_join(rundir_path(r->dir), "metrics.jsonl");
-        metrics = metrics_open(path);
-        free(path);
-    }
     progress_begin(&bar, t->step, last, (double)o.log_every);
     bool stop = false;
     double smooth = 0, speed = 0;
@@ -506,6 +575,11 @@ static int train(struct run *r, struct loader *loader)
                      format_si(speed, a), format_si(flops * speed, b));
             progress_at(&bar, t->step, text);
         }
+        /* Before the save: what is looked at once is not looked at again by who goes on from there. */
+        if (n_valids && !stop && (t->step == last || (o.valid_every > 0 && t->step % o.valid_every == 0))) {
+            progress_end(&bar);
+            look_at_valids(r->comm, t, valid);
+        }
         if (save_is_due(r) && t->step < last && !stop)
             save(r);
     }
@@ -513,6 +587,7 @@ static int train(struct run *r, struct loader *loader)
     if (r->saved_step != t->step)
         save(r);
     metrics_close(metrics);
+    metrics_close(valid);
     char words[80], a[32];
     snprintf(words, sizeof words, "step %lld of %lld, %stokens/s", (long long)t->step, (long long)last,
              format_si(speed, a));
@@ -603,6 +678,7 @@ static int run(int n_args, char **args)
         adopt_tokenizer(&theirs, &data.info);
         check_same_model(base, &theirs, &c);
     }
+    open_valids(&c);
     check_sizes(&c);
     int threads = threads_set((int)o.threads, comm_local_size());
     const struct backend *be = backend_cpu();
@@ -613,6 +689,7 @@ static int run(int n_args, char **args)
         }
         ckpt_close(base);
         free_data(&data);
+        free_valids();
         return EXIT_DONE;
     }
     if (data.n == 0)
@@ -675,6 +752,7 @@ static int run(int n_args, char **args)
     trainer_free(r.t);
     free(r.history);
     free_data(&data);
+    free_valids();
     return comm_agree(comm, code);
 }
 

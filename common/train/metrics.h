@@ -12,6 +12,15 @@
 
 #include <stdint.h>
 
+/* valid.jsonl: one line a set that was looked at. loss in nats a token, bpb bits per byte of text (0 where the set
+ * knows no bytes). */
+struct metrics_valid {
+    int64_t step, samples;
+    const char *set;            /* its folder, as it was given */
+    int64_t tokens;             /* scored */
+    double loss, ppl, bpb, seconds;
+};
+
 struct metrics_line {
     int64_t step, samples, tokens;
     double loss, lr, grad_norm, seconds, tokens_per_s, flops_per_s, data_wait;
@@ -21,6 +30,7 @@ struct metrics_line {
 struct metrics;
 struct metrics *metrics_open(const char *path);
 void metrics_write(struct metrics *m, const struct metrics_line *line);
+void metrics_write_valid(struct metrics *m, const struct metrics_valid *line);
 void metrics_close(struct metrics *m);
 
 #endif
