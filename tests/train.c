@@ -14,6 +14,7 @@
 
 #include "common/base/err.h"
 #include "common/eval/sample.h"
+#include "common/train/health.h"
 #include "common/train/order.h"
 #include "common/train/ramp.h"
 #include "common/train/schedule.h"
@@ -199,6 +200,22 @@ static void ramps(void **state)
     }
 }
 
+static void z_scores(void **state)
+{
+    (void)state;
+    struct health h = { .n = 0 };
+    double lz, nz;
+    for (int i = 0; i < 3 * HEALTH_WINDOW + 5; i++) {
+        health_add(&h, i, i % 2 ? 1 : 3, &lz, &nz); /* a ramp, and two values in turn */
+        bool full = i >= HEALTH_WINDOW - 1;
+        NEAR(lz, full ? 63.5 / sqrt((128.0 * 128 - 1) / 12) : 0);
+        NEAR(nz, full ? (i % 2 ? -1 : 1) : 0);
+    }
+    for (int i = 0; i < HEALTH_WINDOW; i++)
+        health_add(&h, 7, 7, &lz, &nz);
+    assert_true(lz == 0 && nz == 0); /* no deviation, no score */
+}
+
 static void sampling(void **state)
 {
     (void)state;
@@ -224,7 +241,7 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(one_set), cmocka_unit_test(blend), cmocka_unit_test(stream),
         cmocka_unit_test(large),   cmocka_unit_test(rates), cmocka_unit_test(warmup_stable_decay),
-        cmocka_unit_test(ramps),   cmocka_unit_test(sampling),
+        cmocka_unit_test(ramps),   cmocka_unit_test(z_scores), cmocka_unit_test(sampling),
     };
     err_init("train");
     cmocka_set_message_output(CM_OUTPUT_TAP);

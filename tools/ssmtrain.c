@@ -23,6 +23,7 @@
 #include "common/io/shard.h"
 #include "common/model/net.h"
 #include "common/prep/blend.h"
+#include "common/train/control.h"
 #include "common/train/loader.h"
 #include "common/train/metrics.h"
 #include "common/train/order.h"
@@ -32,11 +33,11 @@
 
 static struct {
     const char *config, *model, *run, *blend, *ramp, *init_from, *freeze, *valid;
-    int64_t steps, samples, tokens, batch, micro, seq_len, warmup, lr_decay, seed, save_every, keep, log_every, threads, stop_at, valid_every, valid_tokens;
-    double lr, min_lr, beta1, beta2, eps, decay, clip, save_minutes, ema;
+    int64_t steps, samples, tokens, batch, micro, seq_len, warmup, lr_decay, seed, save_every, keep, log_every, threads, stop_at, valid_every, valid_tokens, max_skips;
+    double lr, min_lr, beta1, beta2, eps, decay, clip, save_minutes, ema, skip_loss_z, skip_grad_z;
     int schedule, style, order, recompute;
     bool dry, keep_optimizer;
-} o = { .steps = 1000, .batch = 8, .seq_len = 1024, .warmup = -1, .lr_decay = -1, .seed = 1, .save_every = 500, .valid_every = 250, .keep = 3,
+} o = { .steps = 1000, .batch = 8, .seq_len = 1024, .warmup = -1, .lr_decay = -1, .seed = 1, .save_every = 500, .valid_every = 250, .max_skips = 10, .keep = 3,
         .log_every = 10, .lr = 1e-3, .min_lr = -1, .beta1 = 0.9, .beta2 = 0.95, .eps = 1e-8, .decay = 0.1, .clip = 1 };
 
 static struct opt options[] = {
@@ -66,6 +67,9 @@ static struct opt options[] = {
     OPT_REAL(0, "weight-decay", "X", &o.decay, 0, 10, "AdamW: decay of tensors with two and more dimensions"),
     OPT_REAL(0, "ema", "X", &o.ema, 0, 0.9999999, "decay of a running mean of the weights, kept beside them; 0: none"),
     OPT_REAL(0, "clip", "X", &o.clip, 0, 1e9, "largest gradient norm; 0: no clipping"),
+    OPT_REAL(0, "skip-loss-z", "X", &o.skip_loss_z, 0, 1e9, "skip steps whose loss is X deviations above the last 128; 0: none"),
+    OPT_REAL(0, "skip-grad-z", "X", &o.skip_grad_z, 0, 1e9, "the same of the gradient norm; 0: none"),
+    OPT_INT(0, "max-skips", "N", &o.max_skips, 1, 1e12, "end with 93 when so many steps in a row were skipped"),
     OPT_INT(0, "seed", "N", &o.seed, 0, OPT_MAX_INT, "of the initial weights and the data order"),
     OPT_CHOICE(0, "order", &o.order, "shuffle|stream", "windows in random order, or documents on end with state"),
     OPT_CHOICE(0, "recompute", &o.recompute, "none|full", "keep activations, or make them again in the backward pass"),
@@ -505,6 +509,9 @@ static void save(struct run *r)
 {
     char dir[4096] = "";
     double begin = now_seconds();
+    if (!trainer_is_finite(r->t))
+        die_code(EXIT_STAY, "step %lld: the run has diverged: there are weights that are not finite, which are not saved",
+                 (long long)r->t->step);
     if (r->comm->rank == 0) {
         char *path = rundir_step_path(r->dir, r->t->step);
         snprintf(dir, sizeof dir, "%s", path);
@@ -524,15 +531,23 @@ static void save(struct run *r)
     note(2, "saved '%s' in %.2f s", dir, r->saved_at - begin);
 }
 
-/* Rank 0 decides by its clock, all follow. */
-static bool save_is_due(const struct run *r)
+/* What this rank is asked for: signals come to any, the clock and the control file are rank 0's. */
+static struct step_wish wish(const struct run *r, enum control control)
 {
-    bool by_steps = o.save_every > 0 && r->t->step % o.save_every == 0;
-    bool by_time = o.save_minutes > 0 && now_seconds() - r->saved_at >= 60 * o.save_minutes;
-    int64_t due = by_steps || by_time;
-    if (o.save_minutes > 0)
-        comm_bcast(r->comm, &due, sizeof due, 0);
-    return due && r->saved_step != r->t->step;
+    bool by_time = r->comm->rank == 0 && o.save_minutes > 0 && now_seconds() - r->saved_at >= 60 * o.save_minutes;
+    return (struct step_wish){ .stop = signals_told() || control == CONTROL_STOP, .save = by_time || control == CONTROL_SAVE };
+}
+
+/* A skipped step is told; too many in a row end the run, and the last checkpoint stays as it is. */
+static void heed_skip(const struct trainer *t, const struct step_report *s)
+{
+    if (!s->skipped)
+        return;
+    note(1, "step %lld skipped: loss %g (z %.2f), gradient norm %g (z %.2f); %lld in a row, %lld in all", (long long)t->step,
+         fabs(s->loss), s->loss_z, fabs(s->grad_norm), s->norm_z, (long long)t->skipped_in_row, (long long)t->skipped);
+    if (t->skipped_in_row >= o.max_skips)
+        die_code(EXIT_STAY, "step %lld: the run has diverged: %lld steps in a row are skipped (loss %g, gradient norm %g)",
+                 (long long)t->step, (long long)t->skipped_in_row, fabs(s->loss), fabs(s->grad_norm)); /* not "-nan" */
 }
 
 static struct metrics *open_metrics(const struct run *r, const char *name)
@@ -560,32 +575,42 @@ static int train(struct run *r, struct loader *loader)
         double begin = now_seconds(), wait = 0;
         const struct loaded *batch = loader_next(loader, &wait);
         double rate = schedule_rate(&sched, position(t->step + 1, t->samples + batch->batch));
-        struct step_report s = trainer_step(t, batch, rate, signals_told());
+        enum control control = r->comm->rank == 0 ? control_read(o.run) : CONTROL_NONE;
+        struct step_report s = trainer_step(t, batch, rate, wish(r, control));
         double seconds = now_seconds() - begin;
         stop = s.stop || (o.stop_at > 0 && t->step >= o.stop_at);
         speed = speed > 0 ? 0.9 * speed + 0.1 * (double)s.tokens / seconds : (double)s.tokens / seconds;
-        smooth = smooth > 0 ? 0.9 * smooth + 0.1 * s.loss : s.loss;
+        if (isfinite(s.loss))
+            smooth = smooth > 0 ? 0.9 * smooth + 0.1 * s.loss : s.loss;
         if (r->comm->rank == 0) {
-            metrics_write(metrics, &(struct metrics_line){ t->step, t->samples, t->tokens, s.loss, rate, s.grad_norm,
-                                                           seconds, (double)s.tokens / seconds,
-                                                           flops * (double)s.tokens / seconds, wait });
+            metrics_write(metrics, &(struct metrics_line){
+                                       .step = t->step, .samples = t->samples, .tokens = t->tokens, .loss = s.loss, .lr = rate,
+                                       .grad_norm = s.grad_norm, .loss_z = s.loss_z, .norm_z = s.norm_z, .skip = s.skipped,
+                                       .skipped = t->skipped, .seconds = seconds, .tokens_per_s = (double)s.tokens / seconds,
+                                       .flops_per_s = flops * (double)s.tokens / seconds, .data_wait = wait });
             rundir_beat(r->dir);
             char text[160], a[32], b[32];
             snprintf(text, sizeof text, "loss %.4f  lr %.2e  grad %.3f  %stok/s  %sFLOP/s", smooth, rate, s.grad_norm,
                      format_si(speed, a), format_si(flops * speed, b));
             progress_at(&bar, t->step, text);
         }
+        heed_skip(t, &s);
         /* Before the save: what is looked at once is not looked at again by who goes on from there. */
         if (n_valids && !stop && (t->step == last || (o.valid_every > 0 && t->step % o.valid_every == 0))) {
             progress_end(&bar);
             look_at_valids(r->comm, t, valid);
         }
-        if (save_is_due(r) && t->step < last && !stop)
+        bool due = s.save || (o.save_every > 0 && t->step % o.save_every == 0);
+        if (due && t->step < last && !stop)
             save(r);
+        if (control == CONTROL_SAVE)
+            control_done(o.run);
     }
     progress_end(&bar);
     if (r->saved_step != t->step)
         save(r);
+    if (r->comm->rank == 0 && control_read(o.run) != CONTROL_NONE)
+        control_done(o.run); /* all is saved, and this is the end */
     metrics_close(metrics);
     metrics_close(valid);
     char words[80], a[32];
@@ -706,7 +731,7 @@ static int run(int n_args, char **args)
         write_record(&r, &c);
 
     struct trainer_options to = { .beta1 = o.beta1, .beta2 = o.beta2, .eps = o.eps, .weight_decay = o.decay,
-                                  .clip = o.clip, .ema = o.ema, .freeze = o.freeze, .micro_rows = o.micro, .rows = rows,
+                                  .clip = o.clip, .ema = o.ema, .skip_loss_z = o.skip_loss_z, .skip_norm_z = o.skip_grad_z, .freeze = o.freeze, .micro_rows = o.micro, .rows = rows,
                                   .first_row = comm->rank * rows, .batch = o.batch, .seq_len = o.seq_len,
                                   .recompute = (enum recompute)o.recompute, .stream = o.order == ORDER_STREAM };
     r.t = trainer_create(&c, be, comm, &to);

@@ -40,15 +40,31 @@ static void put(struct metrics *m, struct buf *b)
     buf_free(b);
 }
 
+/* JSON knows no infinity and no NaN. */
+static void add_real(struct buf *b, const char *name, const char *format, double x)
+{
+    buf_addf(b, ",\"%s\":", name);
+    char text[40];
+    snprintf(text, sizeof text, format, x);
+    buf_addf(b, "%s", isfinite(x) ? text : "null");
+}
+
 void metrics_write(struct metrics *m, const struct metrics_line *l)
 {
     struct buf b = { 0 };
-    /* loss and gradient norm with all digits: curves are compared bit by bit */
-    buf_addf(&b,
-             "{\"step\":%lld,\"samples\":%lld,\"tokens\":%lld,\"loss\":%.17g,\"lr\":%.9g,\"grad_norm\":%.17g,"
-             "\"seconds\":%.6f,\"tokens_per_s\":%.1f,\"flops_per_s\":%.4g,\"data_wait\":%.6f}\n",
-             (long long)l->step, (long long)l->samples, (long long)l->tokens, l->loss, l->lr, l->grad_norm,
-             l->seconds, l->tokens_per_s, l->flops_per_s, l->data_wait);
+    buf_addf(&b, "{\"step\":%lld,\"samples\":%lld,\"tokens\":%lld", (long long)l->step, (long long)l->samples,
+             (long long)l->tokens);
+    add_real(&b, "loss", "%.17g", l->loss); /* all digits: curves are compared bit by bit */
+    add_real(&b, "lr", "%.9g", l->lr);
+    add_real(&b, "grad_norm", "%.17g", l->grad_norm);
+    add_real(&b, "loss_z", "%.4f", l->loss_z);
+    add_real(&b, "grad_norm_z", "%.4f", l->norm_z);
+    buf_addf(&b, ",\"skip\":%d,\"skipped\":%lld", l->skip, (long long)l->skipped);
+    add_real(&b, "seconds", "%.6f", l->seconds);
+    add_real(&b, "tokens_per_s", "%.1f", l->tokens_per_s);
+    add_real(&b, "flops_per_s", "%.4g", l->flops_per_s);
+    add_real(&b, "data_wait", "%.6f", l->data_wait);
+    buf_addf(&b, "}\n");
     put(m, &b);
 }
 
@@ -68,11 +84,11 @@ void metrics_write_valid(struct metrics *m, const struct metrics_valid *l)
     buf_addf(&b, "{\"step\":%lld,\"samples\":%lld,\"set\":\"", (long long)l->step, (long long)l->samples);
     add_text(&b, l->set);
     buf_addf(&b, "\",\"tokens\":%lld", (long long)l->tokens);
-    if (isfinite(l->loss)) /* JSON knows no other numbers */
-        buf_addf(&b, ",\"loss\":%.17g,\"ppl\":%.9g,\"bpb\":%.9g", l->loss, l->ppl < 1e300 ? l->ppl : 1e300, l->bpb);
-    else
-        buf_addf(&b, ",\"loss\":null,\"ppl\":null,\"bpb\":null");
-    buf_addf(&b, ",\"seconds\":%.6f}\n", l->seconds);
+    add_real(&b, "loss", "%.17g", l->loss);
+    add_real(&b, "ppl", "%.9g", l->ppl);
+    add_real(&b, "bpb", "%.9g", l->bpb);
+    add_real(&b, "seconds", "%.6f", l->seconds);
+    buf_addf(&b, "}\n");
     put(m, &b);
 }
 

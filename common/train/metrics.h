@@ -1,15 +1,17 @@
 /* metrics.h - metrics.jsonl: one line a step
  * SPDX-License-Identifier: MIT
  *
- * {"step":12,"samples":192,"tokens":98304,"loss":2.0312,"lr":0.001,"grad_norm":0.53,"seconds":0.41,
- *  "tokens_per_s":12000,"flops_per_s":3.1e10,"data_wait":0.0}
- * loss in nats per scored token, grad_norm before clipping, seconds of the step. Only rank 0 writes; a line is one
+ * {"step":12,"samples":192,"tokens":98304,"loss":2.0312,"lr":0.001,"grad_norm":0.53,"loss_z":0.1,"grad_norm_z":-0.4,
+ *  "skip":0,"skipped":0,"seconds":0.41,"tokens_per_s":12000,"flops_per_s":3.1e10,"data_wait":0.0}
+ * loss in nats per scored token, grad_norm before clipping, both null where they are not finite; skip: 1 when this step made
+ * no update; skipped: how many did not, of the whole run; seconds of the step. Only rank 0 writes; a line is one
  * write(), so a reader sees whole lines but for the last one of a killed run. After a resume the steps
  * since the checkpoint stand in two incarnations' files: the higher incarnation counts.
  */
 #ifndef SSM_METRICS_H
 #define SSM_METRICS_H
 
+#include <stdbool.h>
 #include <stdint.h>
 
 /* valid.jsonl: one line a set that was looked at. loss in nats a token, bpb bits per byte of text (0 where the set
@@ -23,6 +25,9 @@ struct metrics_valid {
 
 struct metrics_line {
     int64_t step, samples, tokens;
+    bool skip;
+    int64_t skipped;
+    double loss_z, norm_z;
     double loss, lr, grad_norm, seconds, tokens_per_s, flops_per_s, data_wait;
 };
 

@@ -66,6 +66,37 @@ static void add_carried(struct piece_list *list, const struct trainer *t)
         }
 }
 
+/* The window of the last steps: rank 0 writes it. */
+static struct ckpt_tensor health_tensor(const char *what)
+{
+    struct ckpt_tensor t = { .ndim = 1, .shape = { HEALTH_WINDOW } };
+    snprintf(t.name, sizeof t.name, "state/health.%s", what);
+    return t;
+}
+
+static void add_health(struct piece_list *list, const struct trainer *t)
+{
+    struct ckpt_piece loss = { .tensor = health_tensor("loss"), .count = { HEALTH_WINDOW }, .data = t->health.loss };
+    struct ckpt_piece norm = { .tensor = health_tensor("norm"), .count = { HEALTH_WINDOW }, .data = t->health.norm };
+    *(struct ckpt_piece *)grow(&list->p, &list->n, &list->cap, sizeof *list->p) = loss;
+    *(struct ckpt_piece *)grow(&list->p, &list->n, &list->cap, sizeof *list->p) = norm;
+}
+
+/* Older checkpoints have none: the window fills anew. */
+static void load_health(struct trainer *t, struct ckpt *c)
+{
+    const int64_t zero[CKPT_MAX_DIM] = { 0 }, count[CKPT_MAX_DIM] = { HEALTH_WINDOW };
+    const struct attrs *s = ckpt_state(c);
+    if (!attrs_find(s, "health_n"))
+        return;
+    if (attrs_try_int(s, "health_n", &t->health.n) < 0 || attrs_try_int(s, "skipped", &t->skipped) < 0 ||
+        attrs_try_int(s, "skipped_in_row", &t->skipped_in_row) < 0)
+        die("'%s': %s", ckpt_dir(c), err_last());
+    if (t->health.n < 0 || ckpt_try_read(c, health_tensor("loss").name, zero, count, t->health.loss) < 0 ||
+        ckpt_try_read(c, health_tensor("norm").name, zero, count, t->health.norm) < 0)
+        die("'%s': the window of the last steps: %s", ckpt_dir(c), t->health.n < 0 ? "its count is below 0" : err_last());
+}
+
 bool trainer_save(struct trainer *t, const char *dir, struct attrs *state, const char *history,
                   bool (*still_ours)(void *), void *arg)
 {
@@ -76,6 +107,8 @@ bool trainer_save(struct trainer *t, const char *dir, struct attrs *state, const
     if (t->averaging)
         add_group(&list, t, "optim/ema", t->ema);
     add_carried(&list, t);
+    if (t->comm->rank == 0)
+        add_health(&list, t);
     struct set_member mine, *all = xcalloc((size_t)t->comm->size, sizeof *all);
     ckpt_write_member(dir, t->comm->rank, t->comm->size, list.p, (int)list.n, &mine);
     comm_all_gather(t->comm, &mine, sizeof mine, all);
@@ -88,6 +121,9 @@ bool trainer_save(struct trainer *t, const char *dir, struct attrs *state, const
         attrs_set_int(state, "samples", t->samples);
         attrs_set_int(state, "tokens", t->tokens);
         attrs_set_int(state, "updates", t->updates);
+        attrs_set_int(state, "skipped", t->skipped);
+        attrs_set_int(state, "skipped_in_row", t->skipped_in_row);
+        attrs_set_int(state, "health_n", t->health.n);
         if (t->opt.stream)
             attrs_set_int(state, "stream_pos", net_state_pos(t->in[0]));
         if (ours)
@@ -154,6 +190,7 @@ void trainer_load(struct trainer *t, struct ckpt *c, enum trainer_part upto)
     if (upto < TRAINER_RUN)
         return;
     load_mean(t, c);
+    load_health(t, c);
     load_carried(t, c);
     if (attrs_try_int(s, "step", &t->step) < 0 || attrs_try_int(s, "samples", &t->samples) < 0 ||
         attrs_try_int(s, "tokens", &t->tokens) < 0)

@@ -112,29 +112,17 @@ static double accumulate(struct trainer *t, const struct loaded *b)
     return sum;
 }
 
-struct step_report trainer_step(struct trainer *t, const struct loaded *b, double rate, bool want_stop)
+/* What a step that is not finite has left in the carried states is not worth carrying. */
+static void clear_states(struct trainer *t)
+{
+    for (int64_t k = 0; t->opt.stream && k < t->opt.rows / t->opt.micro_rows; k++)
+        for (int64_t i = 0; i < t->opt.micro_rows; i++)
+            net_state_clear(t->in[k], i);
+}
+
+static void update(struct trainer *t, double rate, double gscale)
 {
     struct net *n = t->net;
-    double sums[3] = { accumulate(t, b), (double)b->n_targets, want_stop };
-    const char *fault = n->be->sync();
-    if (fault)
-        die("step %lld: %s", (long long)t->step + 1, fault);
-    comm_sum_f64(t->comm, sums, 3);
-    comm_sum_f32(t->comm, n->grads, n->ps.slab);
-
-    for (size_t i = 0; i < n->ps.n; i++)
-        if (t->frozen[i])
-            n->be->zero(n->grads + n->ps.p[i].offset, (size_t)n->ps.p[i].count * sizeof(float));
-    double count = sums[1] > 0 ? sums[1] : 1;
-    struct step_report r = { .loss = sums[0] / count, .tokens = (int64_t)sums[1], .stop = sums[2] > 0 };
-    r.grad_norm = sqrt(n->be->sumsq(n->grads, n->ps.slab)) / count;
-    if (!isfinite(r.loss) || !isfinite(r.grad_norm))
-        die_code(EXIT_STAY, "step %lld: the run has diverged (loss %g, gradient norm %g)", (long long)t->step + 1,
-                 fabs(r.loss), fabs(r.grad_norm)); /* not "-nan" */
-    double clip = t->opt.clip > 0 && r.grad_norm > t->opt.clip ? t->opt.clip / r.grad_norm : 1;
-    t->step++;
-    t->samples += b->batch;
-    t->tokens += r.tokens;
     t->updates++;
     if (t->ema && !t->averaging)
         n->be->copy(t->ema, n->weights, (size_t)n->ps.slab * sizeof(float));
@@ -145,10 +133,50 @@ struct step_report trainer_step(struct trainer *t, const struct loaded *b, doubl
             continue;
         n->be->adamw(&(struct adamw){ .n = p->count, .step = t->updates, .lr = rate, .beta1 = t->opt.beta1,
                                       .beta2 = t->opt.beta2, .eps = t->opt.eps,
-                                      .decay = p->decay ? t->opt.weight_decay : 0, .gscale = clip / count,
+                                      .decay = p->decay ? t->opt.weight_decay : 0, .gscale = gscale,
                                       .grad = n->grads + p->offset, .p = n->weights + p->offset,
                                       .m = t->m + p->offset, .v = t->v + p->offset, .ema_decay = t->opt.ema,
                                       .ema = t->ema ? t->ema + p->offset : NULL });
     }
+}
+
+struct step_report trainer_step(struct trainer *t, const struct loaded *b, double rate, struct step_wish wish)
+{
+    struct net *n = t->net;
+    double sums[4] = { accumulate(t, b), (double)b->n_targets, wish.stop, wish.save };
+    const char *fault = n->be->sync();
+    if (fault)
+        die("step %lld: %s", (long long)t->step + 1, fault);
+    comm_sum_f64(t->comm, sums, 4);
+    comm_sum_f32(t->comm, n->grads, n->ps.slab);
+
+    for (size_t i = 0; i < n->ps.n; i++)
+        if (t->frozen[i])
+            n->be->zero(n->grads + n->ps.p[i].offset, (size_t)n->ps.p[i].count * sizeof(float));
+    double count = sums[1] > 0 ? sums[1] : 1;
+    double seen[2] = { sums[0] / count, sqrt(n->be->sumsq(n->grads, n->ps.slab)) / count };
+    comm_bcast(t->comm, seen, sizeof seen, 0);
+    struct step_report r = { .loss = seen[0], .grad_norm = seen[1], .tokens = (int64_t)sums[1], .stop = sums[2] > 0,
+                             .save = sums[3] > 0 };
+    bool finite = isfinite(r.loss) && isfinite(r.grad_norm);
+    if (finite)
+        health_add(&t->health, r.loss, r.grad_norm, &r.loss_z, &r.norm_z);
+    else
+        clear_states(t);
+    r.skipped = !finite || (t->opt.skip_loss_z > 0 && r.loss_z > t->opt.skip_loss_z) ||
+                (t->opt.skip_norm_z > 0 && r.norm_z > t->opt.skip_norm_z);
+    t->step++;
+    t->samples += b->batch;
+    t->tokens += r.tokens;
+    t->skipped += r.skipped;
+    t->skipped_in_row = r.skipped ? t->skipped_in_row + 1 : 0;
+    if (!r.skipped)
+        update(t, rate, (t->opt.clip > 0 && r.grad_norm > t->opt.clip ? t->opt.clip / r.grad_norm : 1) / count);
     return r;
+}
+
+bool trainer_is_finite(struct trainer *t)
+{
+    int64_t bad = !isfinite(t->net->be->sumsq(t->net->weights, t->net->ps.slab));
+    return comm_max_i64(t->comm, bad) == 0;
 }

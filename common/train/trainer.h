@@ -11,11 +11,13 @@
 #include "common/dist/comm.h"
 #include "common/io/ckpt.h"
 #include "common/model/net.h"
+#include "health.h"
 #include "loader.h"
 
 struct trainer_options {
     double beta1, beta2, eps, weight_decay, clip;
     double ema;                 /* decay of the running mean of the weights; 0: none */
+    double skip_loss_z, skip_norm_z; /* steps with larger z-scores are skipped; 0: none for that */
     const char *freeze;         /* patterns of tensors that stand still, see trainer_try_frozen(); or NULL */
     int64_t micro_rows;         /* sequences that a rank computes at a time */
     int64_t rows;               /* most sequences of this rank in a step; a multiple of micro_rows, as are fewer */
@@ -39,13 +41,23 @@ struct trainer {
     float *loss;                /* [micro_rows, T] */
     int64_t step, samples, tokens; /* done so far; tokens: targets scored */
     int64_t updates;            /* that the moments have seen */
+    int64_t skipped;            /* steps without an update */
+    int64_t skipped_in_row;     /* up to now */
+    struct health health;
 };
 
 struct step_report {
     double loss;                /* mean over the scored tokens of the whole batch, nats */
     double grad_norm;           /* of the mean loss, before clipping */
     int64_t tokens;             /* scored in this step by all ranks */
-    bool stop;                  /* some rank was asked to stop */
+    double loss_z, norm_z;      /* see health.h */
+    bool skipped;               /* no update was made */
+    bool stop, save;            /* some rank was asked to */
+};
+
+/* What a rank is asked for while it computes. */
+struct step_wish {
+    bool stop, save;
 };
 
 /* frozen[ps->n] = what `patterns` say: shell patterns of tensor names, commas between them. 0, or -1 with err_last() when a
@@ -59,9 +71,12 @@ struct trainer *trainer_create(const struct config *c, const struct backend *be,
 void trainer_free(struct trainer *t);
 
 /* Collective. One step on this rank's rows: micro-batches forward and backward, sum over the ranks, clip, AdamW at
- * `rate`. Frozen tensors have no gradient: they count in no norm, and they, their moments and decay stand still. want_stop: this rank was asked to stop; all ranks get the answer of the step. A loss or
- * gradient that is not finite ends the run with exit 93 and leaves the last checkpoint as it is. */
-struct step_report trainer_step(struct trainer *t, const struct loaded *b, double rate, bool want_stop);
+ * `rate`. Frozen tensors have no gradient: they count in no norm, and they, their moments and decay stand still. wish: of this rank; all ranks get the same answer. A step whose loss
+ * or gradient norm is not finite, or beyond the z-limits, is skipped: its samples are taken, nothing else changes (carried
+ * states begin anew where they may not be finite). Rank 0's numbers decide, so all ranks agree on any hardware. */
+struct step_report trainer_step(struct trainer *t, const struct loaded *b, double rate, struct step_wish wish);
+/* Collective. No weight is infinite or NaN. */
+bool trainer_is_finite(struct trainer *t);
 
 /* Collective. Writes the checkpoint folder `dir` (rank 0's name counts; set_prepare() has run there): every rank its
  * rows of the model, the moments and carried states; rank 0 the index with `state` (may hold the caller's own)
