@@ -1,72 +1,154 @@
 #!/bin/sh
-# report.sh - a self-contained HTML page of a training run: plots, scores, sample
+# report.sh - a self-contained HTML page of one training run or several: plots, scores, samples
 # SPDX-License-Identifier: MIT
 #
-# usage: report.sh -o FILE.html [-t TITLE] RUN [TABLE.tsv|TEXT.txt]...
+# usage: report.sh -o FILE.html [-t TITLE] RUN... [TABLE.tsv|TEXT.txt]...
 #
-# Reads RUN/inc-*/metrics.jsonl (where two incarnations have the same step the later one counts), draws loss,
-# learning rate, gradient norm and tokens/s with gnuplot as SVG inside the page, and adds the tables and texts.
+# Reads RUN/inc-*/metrics.jsonl and valid.jsonl, draws loss, validation, learning rate, gradient norm and tokens/s with gnuplot
+# as SVG inside the page, the runs in one picture, and adds the tables and texts. What an incarnation did from the step on
+# at which a later one began is not shown, so no step is there twice; restarts are marked.
 set -eu
 here=$(cd "$(dirname "$0")" && pwd)
 # shellcheck source=pipelines/stage.sh
 . "$here/stage.sh"
 
+usage="usage: report.sh -o FILE.html [-t TITLE] RUN... [TABLE.tsv|TEXT.txt]..."
 out='' title='training run'
 while getopts o:t: opt; do
     case $opt in
     o) out=$OPTARG ;;
     t) title=$OPTARG ;;
-    *) usage_error "usage: report.sh -o FILE.html [-t TITLE] RUN [TABLE.tsv|TEXT.txt]..." ;;
+    *) usage_error "$usage" ;;
     esac
 done
 shift $((OPTIND - 1))
-if [ -z "$out" ] || [ $# -lt 1 ]; then usage_error "usage: report.sh -o FILE.html [-t TITLE] RUN [TABLE.tsv|TEXT.txt]..."; fi
-run=$1
-shift
+if [ -z "$out" ] || [ $# -lt 1 ]; then usage_error "$usage"; fi
 [ ! -e "$out" ] || [ -f "$out" ] || fail "'$out' is not a plain file"
 [ -d "$(dirname "$out")" ] || fail "no folder '$(dirname "$out")'"
 command -v gnuplot >/dev/null || fail "gnuplot is missing"
-set -- "$run" "$@"
-ls "$run"/inc-*/metrics.jsonl >/dev/null 2>&1 || fail "no metrics in '$run'"
 tmp=$(mktemp -d "${TMPDIR:-/tmp}/report.XXXXXX")
 trap 'rm -rf "$tmp"' EXIT
 trap 'exit 1' INT TERM HUP
 
-# step samples tokens loss lr grad_norm tokens_per_s seconds, by step
-cat "$run"/inc-*/metrics.jsonl | awk '
+# A sample may hold any bytes; a page is UTF-8 without control characters.
+escape() { iconv -c -f UTF-8 -t UTF-8 | tr -d '\000-\010\013-\037' | sed 's/&/\&amp;/g; s/</\&lt;/g; s/>/\&gt;/g'; }
+
+# Reads lines of files in the order of the incarnations; drops what a later one did again.
+steps='
     function num(key,  at, s) {
         at = index($0, "\"" key "\":")
         if (!at) return ""
         s = substr($0, at + length(key) + 3)
         sub(/[,}].*/, "", s)
-        return s
+        return s == "null" ? "NaN" : s
     }
     /^\{.*\}$/ {
-        s = num("step")
-        row[s] = s " " num("samples") " " num("tokens") " " num("loss") " " num("lr") " " num("grad_norm") " " \
-                 num("tokens_per_s") " " num("seconds")
-    }
-    END { for (s in row) print row[s] }' | sort -n >"$tmp/steps"
-[ -s "$tmp/steps" ] || fail "the metrics in '$run' hold no step"
+        s = num("step") + 0
+        if (FILENAME != file) {
+            if (file != "") {
+                for (i = n; i > 0 && step[i] >= s; i--) { }
+                n = i
+                restart[s] = 1
+            }
+            file = FILENAME
+        }
+        step[++n] = s
+        keep()
+    }'
 
-# A running mean beside the raw loss, so that the trend shows through the noise.
-awk '{ m = NR == 1 ? $4 : 0.95 * m + 0.05 * $4; print $0, m }' "$tmp/steps" >"$tmp/data"
+# Each run: $tmp/N.data (step samples tokens loss lr grad_norm tokens_per_s seconds mean), N.valid-K, N.restarts
+runs=0
+for run in "$@"; do
+    [ -d "$run" ] || break
+    ls "$run"/inc-*/metrics.jsonl >/dev/null 2>&1 || fail "no metrics in '$run'"
+    runs=$((runs + 1))
+    awk -v restarts="$tmp/$runs.restarts" "$steps"'
+        function keep() { row[n] = s " " num("samples") " " num("tokens") " " num("loss") " " num("lr") " " num("grad_norm") " " \
+            num("tokens_per_s") " " num("seconds") }
+        END {
+            printf "" >restarts
+            for (s in restart) print s >restarts
+            for (i = 1; i <= n; i++) print row[i]
+        }' "$run"/inc-*/metrics.jsonl |
+        # A running mean beside the raw loss, so that the trend shows through the noise.
+        awk '{ if ($4 != "NaN") { m = any ? 0.95 * m + 0.05 * $4 : $4; any = 1 } print $0, m }' >"$tmp/$runs.data"
+    [ -s "$tmp/$runs.data" ] || fail "the metrics in '$run' hold no step"
+    # gnuplot text: no quotes, no markup
+    basename "$(cd "$run" && pwd)" | tr -d "'\"\\\\" >"$tmp/$runs.name"
+    if ls "$run"/inc-*/valid.jsonl >/dev/null 2>&1; then
+        awk "$steps"'
+            function keep(  t) { t = $0; sub(/.*"set":"/, "", t); sub(/",".*/, "", t); gsub(/[\047"\\]/, "", t); set[n] = t; row[n] = s " " num("loss") " " num("bpb") }
+            END {
+                for (i = 1; i <= n; i++) {
+                    if (!(set[i] in k)) { k[set[i]] = ++sets; print set[i] >(out ".sets") }
+                    print row[i] >(out ".valid-" k[set[i]])
+                }
+            }' out="$tmp/$runs" "$run"/inc-*/valid.jsonl
+    fi
+done
+[ $runs -gt 0 ] || fail "'$1' is no run"
 
+strong() { echo "$1" | awk '{ split("#1f4e9c #c0392b #2e8b57 #8e44ad #d68910 #148f77 #7f8c8d #884ea0", c); print c[($1 - 1) % 8 + 1] }'; }
+pale() { echo "$1" | awk '{ split("#b8cce4 #eebab4 #b9dcc8 #dcc6e6 #f3d9ae #b0dad2 #d4d8d9 #d7c4e2", c); print c[($1 - 1) % 8 + 1] }'; }
+
+restarts() { # lines where a start took over, in the colour of the run
+    k=1
+    while [ $k -le $runs ]; do
+        while read -r at; do
+            printf "set arrow from first %s, graph 0 to first %s, graph 1 nohead dt 3 lc rgb '%s'; " "$at" "$at" "$(strong $k)"
+        done <"$tmp/$k.restarts"
+        k=$((k + 1))
+    done
+}
+curves() { # COLUMN: one line a run
+    k=1 list=''
+    while [ $k -le $runs ]; do
+        list="$list${list:+, }'$tmp/$k.data' using 1:$1 with lines ${2:-} lc rgb '$(strong $k)' title '$(cat "$tmp/$k.name")'"
+        k=$((k + 1))
+    done
+    echo "$list"
+}
 plot() { # FILE TITLE YLABEL SETTINGS PLOT
     gnuplot -e "
-        set terminal svg size 640,320 font 'sans-serif,12' background rgb 'white';
+        set terminal svg size 640,320 font 'sans-serif,12' noenhanced background rgb 'white';
         set output '$tmp/$1.svg';
         set title '$2'; set xlabel 'step'; set ylabel '$3'; set autoscale xfix; set grid lc rgb '#dddddd'; set border lc rgb '#666666';
-        $4; plot $5" || fail "gnuplot failed"
+        $(restarts) $4; plot $5" || fail "gnuplot failed"
 }
-plot loss 'loss' 'nats per token' 'set key top right' \
-    "'$tmp/data' using 1:4 with lines lc rgb '#b8cce4' title 'step', '' using 1:9 with lines lw 2 lc rgb '#1f4e9c' title 'running mean'"
-plot lr 'learning rate' '' 'unset key; set format y "%.1e"' "'$tmp/data' using 1:5 with lines lw 2 lc rgb '#1f4e9c'"
-plot grad 'gradient norm (before clipping)' '' 'unset key; set logscale y' "'$tmp/data' using 1:6 with lines lc rgb '#1f4e9c'"
-plot speed 'tokens/s' '' 'unset key; set yrange [0:*]; set format y "%.0s %c"' "'$tmp/data' using 1:7 with lines lc rgb '#1f4e9c'"
+key='set key top right'
+[ $runs -gt 1 ] || key='unset key'
 
-# A sample may hold any bytes; a page is UTF-8 without control characters.
-escape() { iconv -c -f UTF-8 -t UTF-8 | tr -d '\000-\010\013-\037' | sed 's/&/\&amp;/g; s/</\&lt;/g; s/>/\&gt;/g'; }
+k=1 raw='' mean=''
+while [ $k -le $runs ]; do
+    name=$(cat "$tmp/$k.name")
+    raw="$raw${raw:+, }'$tmp/$k.data' using 1:4 with lines lc rgb '$(pale $k)' $([ $runs -gt 1 ] && echo notitle || echo "title 'step'")"
+    mean="$mean, '$tmp/$k.data' using 1:9 with lines lw 2 lc rgb '$(strong $k)' title '$([ $runs -gt 1 ] && echo "$name" || echo 'running mean')'"
+    k=$((k + 1))
+done
+plots=loss
+plot loss 'loss' 'nats per token' 'set key top right' "$raw$mean"
+
+list='' k=1
+while [ $k -le $runs ]; do
+    if [ -e "$tmp/$k.sets" ]; then
+        j=1
+        while read -r set; do
+            name=$([ $runs -gt 1 ] && echo "$(cat "$tmp/$k.name"): $set" || echo "$set")
+            list="$list${list:+, }'$tmp/$k.valid-$j' using 1:2 with linespoints pt $((j + 4)) ps 0.6 lc rgb '$(strong $((runs > 1 ? k : j)))' title '$name'"
+            j=$((j + 1))
+        done <"$tmp/$k.sets"
+    fi
+    k=$((k + 1))
+done
+if [ -n "$list" ]; then
+    plots="$plots valid"
+    plot valid 'validation' 'nats per token' 'set key top right' "$list"
+fi
+plot lr 'learning rate' '' "$key; set format y '%.1e'" "$(curves 5 'lw 2')"
+plot grad 'gradient norm (before clipping)' '' "$key; set logscale y" "$(curves 6)"
+plot speed 'tokens/s' '' "$key; set yrange [0:*]; set format y '%.0s %c'" "$(curves 7)"
+plots="$plots lr grad speed"
+
 {
     printf '<!DOCTYPE html>\n<html lang="en"><meta charset="utf-8"><title>%s</title>\n' "$(printf '%s' "$title" | escape)"
     cat <<'CSS'
@@ -79,16 +161,25 @@ td:first-child, th:first-child { text-align: left; } pre { background: #f6f6f6; 
 </style>
 CSS
     printf '<h1>%s</h1>\n' "$(printf '%s' "$title" | escape)"
-    awk 'NR == 1 { first = $1 } { tok = $3; loss = $9; sec += $8; last = $1 }
-         END { printf "<p>Steps %d to %d, %.4g tokens, %.0f s of steps (%.4g tokens/s), last loss (running mean) %.4f nats per token.</p>\n", first, last, tok, sec, sec ? tok / sec : 0, loss }' "$tmp/data"
+    k=1
+    while [ $k -le $runs ]; do
+        awk -v name="$([ $runs -gt 1 ] && echo "$(escape <"$tmp/$k.name"): " || :)" -v again="$(wc -l <"$tmp/$k.restarts")" '
+            NR == 1 { first = $1 } { tok = $3; loss = $9; sec += $8; last = $1 }
+            END { printf "<p>%sSteps %d to %d, %.4g tokens, %.0f s of steps (%.4g tokens/s), last loss (running mean) %.4f nats per token", name, first, last, tok, sec, sec ? tok / sec : 0, loss
+                  if (again > 0) printf ", %d restart%s", again, (again > 1 ? "s" : "")
+                  print ".</p>" }' "$tmp/$k.data"
+        k=$((k + 1))
+    done
     printf '<div class="plots">\n'
     # gnuplot numbers its ids in each picture: make them, and what points to them, differ inside one page
-    for p in loss lr grad speed; do
+    for p in $plots; do
         sed "1,/<svg/{/<?xml/d;}; s/ id=\\([\"']\\)/ id=\\1${p}_/g; s/url(#/url(#${p}_/g; s/href=\\([\"']\\)#/href=\\1#${p}_/g" "$tmp/$p.svg"
     done
     printf '</div>\n'
-    shift
+    n=0
     for f in "$@"; do
+        n=$((n + 1))
+        [ $n -gt $runs ] || continue
         printf '<h2>%s</h2>\n' "$(basename "$f" | sed 's/\.[a-z]*$//' | escape)"
         case $f in
         *.tsv)
@@ -100,9 +191,14 @@ CSS
         *) printf '<pre>'; escape <"$f"; printf '</pre>\n' ;;
         esac
     done
-    printf '<h2>options</h2>\n<pre>'
-    for newest in "$run"/inc-*; do :; done
-    cat "$newest/options.conf" "$newest/model.conf" 2>/dev/null | escape
-    printf '</pre>\n'
+    n=0
+    for run in "$@"; do
+        n=$((n + 1))
+        [ $n -le $runs ] || break
+        printf '<h2>options%s</h2>\n<pre>' "$([ $runs -gt 1 ] && echo " of $(escape <"$tmp/$n.name")" || :)"
+        for newest in "$run"/inc-*; do :; done
+        cat "$newest/options.conf" "$newest/model.conf" 2>/dev/null | escape
+        printf '</pre>\n'
+    done
 } >"$out.tmp"
 mv "$out.tmp" "$out"

@@ -2,6 +2,7 @@
  * SPDX-License-Identifier: MIT
  */
 #define _GNU_SOURCE /* M_PI */
+#include <glob.h>
 #include <math.h>
 #include <setjmp.h>
 #include <stdarg.h>
@@ -9,11 +10,14 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <unistd.h>
 
 #include <cmocka.h>
 
 #include "common/base/err.h"
+#include "common/base/out.h"
 #include "common/eval/sample.h"
+#include "common/train/events.h"
 #include "common/train/health.h"
 #include "common/train/order.h"
 #include "common/train/ramp.h"
@@ -216,6 +220,136 @@ static void z_scores(void **state)
     assert_true(lz == 0 && nz == 0); /* no deviation, no score */
 }
 
+/* CRC-32C bit by bit, and records and protocol buffers read back as their specifications say. */
+static uint32_t slow_crc(const unsigned char *p, size_t n)
+{
+    uint32_t c = ~0u;
+    for (size_t i = 0; i < n * 8; i++) {
+        uint32_t bit = (c ^ (uint32_t)(p[i / 8] >> i % 8)) & 1;
+        c = c >> 1 ^ (bit ? 0x82f63b78 : 0);
+    }
+    return ~c;
+}
+
+static uint64_t le(const unsigned char *p, int n)
+{
+    uint64_t x = 0;
+    while (n--)
+        x = x << 8 | p[n];
+    return x;
+}
+
+static uint64_t varint(const unsigned char **p)
+{
+    uint64_t x = 0;
+    for (int shift = 0;; shift += 7) {
+        x |= (uint64_t)(**p & 127) << shift;
+        if (!(*(*p)++ & 128))
+            return x;
+    }
+}
+
+static uint32_t masked(const unsigned char *p, size_t n)
+{
+    uint32_t c = slow_crc(p, n);
+    return ((c >> 15) | (c << 17)) + 0xa282ead8;
+}
+
+struct read_event {
+    double wall;
+    int64_t step;
+    char version[32], tag[8][32];
+    float value[8];
+    int n;
+};
+
+static void read_values(const unsigned char *p, const unsigned char *end, struct read_event *e)
+{
+    while (p < end) {
+        assert_int_equal(*p++, 1 << 3 | 2); /* value */
+        const unsigned char *stop = p + 1;
+        size_t n = varint(&p);
+        stop = p + n;
+        assert_int_equal(*p++, 1 << 3 | 2);
+        n = varint(&p);
+        memcpy(e->tag[e->n], p, n);
+        p += n;
+        assert_int_equal(*p++, 2 << 3 | 5);
+        uint32_t bits = (uint32_t)le(p, 4);
+        memcpy(&e->value[e->n++], &bits, 4);
+        assert_ptr_equal(p + 4, stop);
+        p = stop;
+    }
+}
+
+static const unsigned char *read_record(const unsigned char *p, struct read_event *e)
+{
+    size_t n = le(p, 8);
+    *e = (struct read_event){ 0 };
+    assert_int_equal(le(p + 8, 4), masked(p, 8));
+    assert_int_equal(le(p + 12 + n, 4), masked(p + 12, n));
+    const unsigned char *end = p + 12 + n;
+    for (p += 12; p < end;) {
+        uint64_t key = varint(&p), bits;
+        switch (key) {
+        case 1 << 3 | 1:
+            bits = le(p, 8);
+            memcpy(&e->wall, &bits, 8);
+            p += 8;
+            break;
+        case 2 << 3 | 0:
+            e->step = (int64_t)varint(&p);
+            break;
+        case 3 << 3 | 2:
+        case 5 << 3 | 2:
+            n = varint(&p);
+            if (key >> 3 == 3)
+                memcpy(e->version, p, n);
+            else
+                read_values(p, p + n, e);
+            p += n;
+            break;
+        default:
+            fail_msg("field %d", (int)key);
+        }
+    }
+    return end + 4;
+}
+
+static void event_files(void **state)
+{
+    (void)state;
+    char dir[] = "/tmp/ssm-events.XXXXXX", pattern[64];
+    static unsigned char data[4096];
+    const char *long_tag = "a tag that is longer than others";
+    assert_int_equal(events_crc("123456789", 9), 0xe3069283);
+    assert_non_null(mkdtemp(dir));
+    struct events *w = events_open(dir);
+    events_write(w, 3, (const struct scalar[]){ { "train/loss", 2.5 }, { "lr", 1e-3 } }, 2);
+    events_write(w, 5000000000, (const struct scalar[]){ { long_tag + 1, NAN } }, 1);
+    events_close(w);
+    glob_t g;
+    snprintf(pattern, sizeof pattern, "%s/events.out.tfevents.*", dir);
+    assert_int_equal(glob(pattern, 0, NULL, &g), 0);
+    FILE *f = fopen(g.gl_pathv[0], "rb");
+    size_t n = fread(data, 1, sizeof data, f);
+    fclose(f);
+    globfree(&g);
+    out_remove_tree(dir);
+    struct read_event e;
+    const unsigned char *p = read_record(data, &e);
+    assert_string_equal(e.version, "brain.Event:2");
+    assert_true(e.wall > 1.7e9 && e.wall < 1e11);
+    p = read_record(p, &e);
+    assert_true(e.step == 3 && e.n == 2 && e.value[0] == 2.5f && e.value[1] == 1e-3f);
+    assert_string_equal(e.tag[0], "train/loss");
+    assert_string_equal(e.tag[1], "lr");
+    p = read_record(p, &e);
+    assert_true(e.step == 5000000000 && e.n == 1 && isnan(e.value[0]));
+    assert_string_equal(e.tag[0], long_tag + 1);
+    assert_ptr_equal(p, data + n);
+}
+
 static void sampling(void **state)
 {
     (void)state;
@@ -241,7 +375,7 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(one_set), cmocka_unit_test(blend), cmocka_unit_test(stream),
         cmocka_unit_test(large),   cmocka_unit_test(rates), cmocka_unit_test(warmup_stable_decay),
-        cmocka_unit_test(ramps),   cmocka_unit_test(z_scores), cmocka_unit_test(sampling),
+        cmocka_unit_test(ramps),   cmocka_unit_test(z_scores), cmocka_unit_test(event_files), cmocka_unit_test(sampling),
     };
     err_init("train");
     cmocka_set_message_output(CM_OUTPUT_TAP);

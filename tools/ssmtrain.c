@@ -9,6 +9,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <time.h>
 
 #include "common/base/err.h"
 #include "common/base/mem.h"
@@ -24,6 +25,7 @@
 #include "common/model/net.h"
 #include "common/prep/blend.h"
 #include "common/train/control.h"
+#include "common/train/events.h"
 #include "common/train/loader.h"
 #include "common/train/metrics.h"
 #include "common/train/order.h"
@@ -34,9 +36,9 @@
 static struct {
     const char *config, *model, *run, *blend, *ramp, *init_from, *freeze, *valid;
     int64_t steps, samples, tokens, batch, micro, seq_len, warmup, lr_decay, seed, save_every, keep, log_every, threads, stop_at, valid_every, valid_tokens, max_skips;
-    double lr, min_lr, beta1, beta2, eps, decay, clip, save_minutes, ema, skip_loss_z, skip_grad_z;
+    double lr, min_lr, beta1, beta2, eps, decay, clip, save_minutes, ema, skip_loss_z, skip_grad_z, time_limit;
     int schedule, style, order, recompute;
-    bool dry, keep_optimizer;
+    bool dry, keep_optimizer, tensorboard;
 } o = { .steps = 1000, .batch = 8, .seq_len = 1024, .warmup = -1, .lr_decay = -1, .seed = 1, .save_every = 500, .valid_every = 250, .max_skips = 10, .keep = 3,
         .log_every = 10, .lr = 1e-3, .min_lr = -1, .beta1 = 0.9, .beta2 = 0.95, .eps = 1e-8, .decay = 0.1, .clip = 1 };
 
@@ -80,6 +82,8 @@ static struct opt options[] = {
     OPT_REAL(0, "save-minutes", "X", &o.save_minutes, 0, 1e6, "also after so many minutes; 0: no"),
     OPT_INT(0, "keep", "N", &o.keep, 1, 1 << 20, "newest checkpoints to keep"),
     OPT_INT(0, "stop-at", "N", &o.stop_at, 0, 1e12, "save and exit 75 after this step; 0: no"),
+    OPT_REAL(0, "time-limit", "X", &o.time_limit, 0, 1e9, "save and exit 75 before so many minutes of this start are over; 0: no"),
+    OPT_FLAG(0, "tensorboard", &o.tensorboard, "write event files for TensorBoard beside the metrics"),
     OPT_INT(0, "log-every", "N", &o.log_every, 1, 1e9, "seconds between lines when there is no terminal"),
     OPT_INT(0, "threads", "N", &o.threads, 0, 4096, "a rank; 0: OMP_NUM_THREADS, or the cores shared by the ranks"),
     OPT_FLAG('n', "dry-run", &o.dry, "print shapes, parameters, FLOPs and memory, and end"),
@@ -284,8 +288,9 @@ static void free_valids(void)
     free(valids);
 }
 
-/* Collective. Scores the sets with the weights as they are; reads the state of the training only. `out` on rank 0. */
-static void look_at_valids(struct comm *comm, const struct trainer *t, struct metrics *out)
+/* Collective. Scores the sets with the weights as they are; reads the state of the training only. `out`, and `events`
+ * if wanted, on rank 0. */
+static void look_at_valids(struct comm *comm, const struct trainer *t, struct metrics *out, struct events *events)
 {
     for (size_t i = 0; i < n_valids; i++) {
         double begin = now_seconds();
@@ -299,6 +304,13 @@ static void look_at_valids(struct comm *comm, const struct trainer *t, struct me
         l.seconds = now_seconds() - begin;
         if (comm->rank == 0)
             metrics_write_valid(out, &l);
+        if (events) {
+            char *loss = xasprintf("valid/loss/%s", l.set), *bpb = xasprintf("valid/bits_per_byte/%s", l.set);
+            const struct scalar both[] = { { loss, l.loss }, { bpb, l.bpb } };
+            events_write(events, l.step, both, 2);
+            free(loss);
+            free(bpb);
+        }
         note(1, "step %lld  valid '%s'  loss %.4f  ppl %.4g  bits/byte %.4f", (long long)l.step, l.set, l.loss, l.ppl, l.bpb);
     }
 }
@@ -497,7 +509,28 @@ struct run {
     char *history;
     int64_t saved_step;         /* of the newest checkpoint, -1: none */
     double saved_at;
+    double deadline;            /* rank 0: when the job ends, by now_seconds(); INFINITY: it does not */
+    double step_seconds, save_seconds; /* rank 0: the slowest step and save so far, or what a save may take */
 };
+
+/* ---- the job's time ---- */
+
+/* When the job will be ended: --time-limit from now on, or what Slurm says (seconds since 1970), whichever comes first. */
+static double job_deadline(void)
+{
+    double now = now_seconds(), end = o.time_limit > 0 ? now + 60 * o.time_limit : INFINITY;
+    const char *slurm = getenv("SLURM_JOB_END_TIME");
+    int64_t at;
+    if (slurm && *slurm && parse_int(slurm, &at) == 0)
+        end = fmin(end, now + (double)(at - (int64_t)time(NULL)));
+    return end;
+}
+
+/* True when another step, and the save after it, may not fit into the job's time any more. */
+static bool time_is_up(const struct run *r)
+{
+    return now_seconds() + 2 * r->step_seconds + 2 * r->save_seconds >= r->deadline;
+}
 
 static bool still_ours(void *arg)
 {
@@ -528,6 +561,7 @@ static void save(struct run *r)
         rundir_prune(r->dir, (int)o.keep);
     r->saved_step = r->t->step;
     r->saved_at = now_seconds();
+    r->save_seconds = fmax(r->save_seconds, r->saved_at - begin);
     note(2, "saved '%s' in %.2f s", dir, r->saved_at - begin);
 }
 
@@ -535,7 +569,8 @@ static void save(struct run *r)
 static struct step_wish wish(const struct run *r, enum control control)
 {
     bool by_time = r->comm->rank == 0 && o.save_minutes > 0 && now_seconds() - r->saved_at >= 60 * o.save_minutes;
-    return (struct step_wish){ .stop = signals_told() || control == CONTROL_STOP, .save = by_time || control == CONTROL_SAVE };
+    bool up = r->comm->rank == 0 && time_is_up(r);
+    return (struct step_wish){ .stop = signals_told() || control == CONTROL_STOP || up, .save = by_time || control == CONTROL_SAVE };
 }
 
 /* A skipped step is told; too many in a row end the run, and the last checkpoint stays as it is. */
@@ -560,6 +595,36 @@ static struct metrics *open_metrics(const struct run *r, const char *name)
     return m;
 }
 
+/* A progress line: the running mean of the loss, and what else of the step people look at. */
+static void print_line(char *text, size_t size, const struct metrics_line *l, double smooth, double speed, double flops)
+{
+    char a[32], b[32], c[32], limit[48] = "", skipped[40] = "";
+    if (isfinite(l->limit))
+        snprintf(limit, sizeof limit, "  limit %s", format_duration(fmax(l->limit, 0), a));
+    if (l->skipped)
+        snprintf(skipped, sizeof skipped, "  skipped %lld", (long long)l->skipped);
+    snprintf(text, size, "loss %.4f (z %.1f)  lr %.2e  grad %.3f (z %.1f)  %stok/s  %sFLOP/s  %sB  wait %.0f%%%s%s", smooth, l->loss_z,
+             l->lr, l->grad_norm, l->norm_z, format_si(speed, a), format_si(flops * speed, b), format_si((double)l->memory, c),
+             100 * l->data_wait / l->seconds, skipped, limit);
+}
+
+static void write_events(struct events *e, const struct metrics_line *l)
+{
+    const struct scalar s[] = { { "train/loss", l->loss },
+                                { "train/lr", l->lr },
+                                { "train/grad_norm", l->grad_norm },
+                                { "train/loss_z", l->loss_z },
+                                { "train/grad_norm_z", l->norm_z },
+                                { "train/skipped", (double)l->skipped },
+                                { "train/samples", (double)l->samples },
+                                { "speed/tokens_per_s", l->tokens_per_s },
+                                { "speed/flops_per_s", l->flops_per_s },
+                                { "speed/seconds", l->seconds },
+                                { "speed/data_wait", l->data_wait },
+                                { "speed/memory", (double)l->memory } };
+    events_write(e, l->step, s, sizeof s / sizeof *s);
+}
+
 static int train(struct run *r, struct loader *loader)
 {
     struct trainer *t = r->t;
@@ -569,8 +634,10 @@ static int train(struct run *r, struct loader *loader)
     struct metrics *metrics = open_metrics(r, "metrics.jsonl"), *valid = n_valids ? open_metrics(r, "valid.jsonl") : NULL;
     struct progress bar;
     progress_begin(&bar, t->step, last, (double)o.log_every);
-    bool stop = false;
-    double smooth = 0, speed = 0;
+    bool stop = false, warned = isinf(r->deadline);
+    double smooth = 0, speed = 0, started = now_seconds();
+    int64_t first = t->step;
+    struct events *events = o.tensorboard && r->comm->rank == 0 ? events_open(rundir_path(r->dir)) : NULL;
     while (t->step < last && !stop) {
         double begin = now_seconds(), wait = 0;
         const struct loaded *batch = loader_next(loader, &wait);
@@ -583,22 +650,32 @@ static int train(struct run *r, struct loader *loader)
         if (isfinite(s.loss))
             smooth = smooth > 0 ? 0.9 * smooth + 0.1 * s.loss : s.loss;
         if (r->comm->rank == 0) {
-            metrics_write(metrics, &(struct metrics_line){
-                                       .step = t->step, .samples = t->samples, .tokens = t->tokens, .loss = s.loss, .lr = rate,
-                                       .grad_norm = s.grad_norm, .loss_z = s.loss_z, .norm_z = s.norm_z, .skip = s.skipped,
-                                       .skipped = t->skipped, .seconds = seconds, .tokens_per_s = (double)s.tokens / seconds,
-                                       .flops_per_s = flops * (double)s.tokens / seconds, .data_wait = wait });
+            double now = now_seconds(), left = r->deadline - now;
+            double eta = (now - started) / (double)(t->step - first) * (double)(last - t->step);
+            r->step_seconds = fmax(r->step_seconds, seconds);
+            struct metrics_line line = { .step = t->step, .samples = t->samples, .tokens = t->tokens, .loss = s.loss, .lr = rate,
+                                         .grad_norm = s.grad_norm, .loss_z = s.loss_z, .norm_z = s.norm_z, .skip = s.skipped,
+                                         .skipped = t->skipped, .seconds = seconds, .tokens_per_s = (double)s.tokens / seconds,
+                                         .flops_per_s = flops * (double)s.tokens / seconds, .data_wait = wait,
+                                         .memory = meter_peak_memory(), .eta = eta, .limit = left };
+            metrics_write(metrics, &line);
+            if (events)
+                write_events(events, &line);
             rundir_beat(r->dir);
-            char text[160], a[32], b[32];
-            snprintf(text, sizeof text, "loss %.4f  lr %.2e  grad %.3f  %stok/s  %sFLOP/s", smooth, rate, s.grad_norm,
-                     format_si(speed, a), format_si(flops * speed, b));
+            if (!warned && t->step - first >= 10 && eta > left) {
+                note(1, "the job ends in %s, the run in %s: about %.0f more starts are needed", format_duration(left, (char[32]){ 0 }),
+                     format_duration(eta, (char[32]){ 0 }), ceil(eta / fmax(left, 1)) - 1);
+                warned = true;
+            }
+            char text[256];
+            print_line(text, sizeof text, &line, smooth, speed, flops);
             progress_at(&bar, t->step, text);
         }
         heed_skip(t, &s);
         /* Before the save: what is looked at once is not looked at again by who goes on from there. */
         if (n_valids && !stop && (t->step == last || (o.valid_every > 0 && t->step % o.valid_every == 0))) {
             progress_end(&bar);
-            look_at_valids(r->comm, t, valid);
+            look_at_valids(r->comm, t, valid, events);
         }
         bool due = s.save || (o.save_every > 0 && t->step % o.save_every == 0);
         if (due && t->step < last && !stop)
@@ -613,6 +690,7 @@ static int train(struct run *r, struct loader *loader)
         control_done(o.run); /* all is saved, and this is the end */
     metrics_close(metrics);
     metrics_close(valid);
+    events_close(events);
     char words[80], a[32];
     snprintf(words, sizeof words, "step %lld of %lld, %stokens/s", (long long)t->step, (long long)last,
              format_si(speed, a));
@@ -720,7 +798,7 @@ static int run(int n_args, char **args)
     if (data.n == 0)
         die_usage("no data: usage: ssmtrain [options] -o RUN DATA...");
 
-    struct run r = { .comm = comm, .data = &data, .saved_step = -1, .saved_at = now_seconds() };
+    struct run r = { .comm = comm, .data = &data, .saved_step = -1, .saved_at = now_seconds(), .deadline = job_deadline() };
     if (comm->rank == 0)
         r.dir = rundir_begin(o.run, 12);
     comm_barrier(comm);
@@ -735,6 +813,7 @@ static int run(int n_args, char **args)
                                   .first_row = comm->rank * rows, .batch = o.batch, .seq_len = o.seq_len,
                                   .recompute = (enum recompute)o.recompute, .stream = o.order == ORDER_STREAM };
     r.t = trainer_create(&c, be, comm, &to);
+    r.save_seconds = (double)r.t->net->ps.slab * 12 / comm->size / 2e8; /* until one is measured: 200 MB/s a rank */
     if (from) {
         trainer_load(r.t, from, TRAINER_RUN);
         r.saved_step = r.t->step;
