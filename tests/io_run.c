@@ -174,13 +174,13 @@ static void test_prune(void **state)
     assert_non_null(c);
     assert_non_null(strstr(ckpt_dir(c), "inc-0001/step-00000030"));
     ckpt_close(c);
-    rundir_prune(r, 1); /* the newest, and the newest of this incarnation */
+    rundir_prune(r, 1, 0); /* the newest, and the newest of this incarnation */
     assert_list(run, "inc-0001/step-00000030 inc-0002/step-00000025 ");
     assert_false(has_step(run, 1, 40));
     assert_true(has_step(run, 2, 50)); /* perhaps being written just now */
     put_step(run, 2, 60, true);
     free(fake_life(run, 3, "elsewhere 1 7\n"));
-    rundir_prune(r, 1); /* a newer one has begun: nothing is ours to remove */
+    rundir_prune(r, 1, 0); /* a newer one has begun: nothing is ours to remove */
     assert_list(run, "inc-0002/step-00000060 inc-0001/step-00000030 inc-0002/step-00000025 ");
     char *index = xasprintf("%s/inc-0002/step-00000060/index.h5", run);
     write_file(index, "torn", 4);

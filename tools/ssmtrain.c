@@ -35,9 +35,9 @@
 
 static struct {
     const char *config, *model, *run, *blend, *ramp, *init_from, *freeze, *valid;
-    int64_t steps, samples, tokens, batch, micro, seq_len, warmup, lr_decay, seed, save_every, keep, log_every, threads, stop_at, valid_every, valid_tokens, max_skips;
+    int64_t steps, samples, tokens, batch, micro, seq_len, warmup, lr_decay, seed, save_every, keep, keep_every, log_every, threads, stop_at, valid_every, valid_tokens, max_skips;
     double lr, min_lr, beta1, beta2, eps, decay, clip, save_minutes, ema, skip_loss_z, skip_grad_z, time_limit;
-    int schedule, style, order, recompute;
+    int schedule, style, order, recompute, sync;
     bool dry, keep_optimizer, tensorboard;
 } o = { .steps = 1000, .batch = 8, .seq_len = 1024, .warmup = -1, .lr_decay = -1, .seed = 1, .save_every = 500, .valid_every = 250, .max_skips = 10, .keep = 3,
         .log_every = 10, .lr = 1e-3, .min_lr = -1, .beta1 = 0.9, .beta2 = 0.95, .eps = 1e-8, .decay = 0.1, .clip = 1 };
@@ -81,6 +81,8 @@ static struct opt options[] = {
     OPT_INT(0, "save-every", "N", &o.save_every, 0, 1e12, "steps between checkpoints; 0: at the end only"),
     OPT_REAL(0, "save-minutes", "X", &o.save_minutes, 0, 1e6, "also after so many minutes; 0: no"),
     OPT_INT(0, "keep", "N", &o.keep, 1, 1 << 20, "newest checkpoints to keep"),
+    OPT_INT(0, "keep-every", "N", &o.keep_every, 0, 1e12, "keep also checkpoints of each N-th step; 0: none"),
+    OPT_CHOICE(0, "save-async", &o.sync, "on|off", "write checkpoints from a copy while the training goes on"),
     OPT_INT(0, "stop-at", "N", &o.stop_at, 0, 1e12, "save and exit 75 after this step; 0: no"),
     OPT_REAL(0, "time-limit", "X", &o.time_limit, 0, 1e9, "save and exit 75 before so many minutes of this start are over; 0: no"),
     OPT_FLAG(0, "tensorboard", &o.tensorboard, "write event files for TensorBoard beside the metrics"),
@@ -376,14 +378,15 @@ static void print_plan(const struct config *c, const struct backend *be, int64_t
     printf("flops_per_token_forward=%.0f\nflops_per_token_training=%.0f\nflops_total=%.4g\n", flops, 3 * flops,
            3 * flops * (double)tokens);
     int64_t moments = 2 * ps.slab * (int64_t)sizeof(float), mean = o.ema > 0 ? moments / 2 : 0, valid = 0;
+    int64_t copy = o.sync ? 0 : (m.weights + moments + mean) / ranks;
     if (n_valids) { /* activations of a look, which come beside those of the training; weights and scratch are shared */
         struct net_memory v = net_memory(c, be, o.micro, o.seq_len, false, RECOMPUTE_NONE);
         valid = v.residual + v.saved;
     }
-    printf("memory_weights=%lld\nmemory_gradients=%lld\nmemory_moments=%lld\nmemory_ema=%lld\nmemory_valid=%lld\nmemory_residual=%lld\n"
+    printf("memory_weights=%lld\nmemory_gradients=%lld\nmemory_moments=%lld\nmemory_ema=%lld\nmemory_valid=%lld\nmemory_save=%lld\nmemory_residual=%lld\n"
            "memory_saved=%lld\nmemory_scratch=%lld\nmemory_rank=%lld\n",
-           (long long)m.weights, (long long)m.grads, (long long)moments, (long long)mean, (long long)valid, (long long)m.residual, (long long)m.saved,
-           (long long)(m.scratch + m.work), (long long)(m.total + moments + mean + valid));
+           (long long)m.weights, (long long)m.grads, (long long)moments, (long long)mean, (long long)valid, (long long)copy, (long long)m.residual, (long long)m.saved,
+           (long long)(m.scratch + m.work), (long long)(m.total + moments + mean + valid + copy));
     free(frozen);
     params_free(&ps);
 }
@@ -508,7 +511,8 @@ struct run {
     struct data *data;
     char *history;
     int64_t saved_step;         /* of the newest checkpoint, -1: none */
-    double saved_at;
+    double saved_at;            /* when it was begun */
+    bool told_to_save;          /* rank 0: by the control file, which goes when that is done */
     double deadline;            /* rank 0: when the job ends, by now_seconds(); INFINITY: it does not */
     double step_seconds, save_seconds; /* rank 0: the slowest step and save so far, or what a save may take */
 };
@@ -538,13 +542,50 @@ static bool still_ours(void *arg)
     return rundir_is_newest(r->dir);
 }
 
-static void save(struct run *r)
+/* Collective. Makes the checkpoint that was begun valid, and removes what is not kept. */
+static void publish(struct run *r)
+{
+    if (!r->t->saving)
+        return;
+    if (!trainer_save_publish(r->t, still_ours, r))
+        die_code(EXIT_STAY, "a newer incarnation of '%s' has begun: this one ends without publishing", o.run);
+    if (r->comm->rank == 0)
+        rundir_prune(r->dir, (int)o.keep, o.keep_every);
+    if (r->comm->rank == 0 && r->told_to_save && control_read(o.run) == CONTROL_SAVE) /* not another word that came since */
+        control_done(o.run);
+    r->told_to_save = false;
+    double seconds = now_seconds() - r->saved_at;
+    r->save_seconds = fmax(r->save_seconds, seconds);
+    note(2, "saved step %lld in %.2f s", (long long)r->saved_step, seconds);
+}
+
+/* Collective. Is there room for a checkpoint? Rank 0 looks; it has the reason in err_last(). */
+static bool is_room(const struct run *r)
+{
+    int64_t room = r->comm->rank != 0 ||
+                   out_try_room(rundir_path(r->dir), trainer_save_bytes(r->t), r->comm->size + 2) == 0;
+    comm_bcast(r->comm, &room, sizeof room, 0);
+    return room;
+}
+
+/* Collective. Begins a checkpoint of the step that is done; the last one of this start is also written and published. One
+ * that does not fit on the disk is refused with a warning, and the training goes on; at the end that is a failure. */
+static void save(struct run *r, bool last)
 {
     char dir[4096] = "";
-    double begin = now_seconds();
+    publish(r);
     if (!trainer_is_finite(r->t))
         die_code(EXIT_STAY, "step %lld: the run has diverged: there are weights that are not finite, which are not saved",
                  (long long)r->t->step);
+    r->saved_at = now_seconds();
+    if (!is_room(r)) {
+        if (last && r->comm->rank == 0)
+            die("step %lld is not saved: %s", (long long)r->t->step, err_last());
+        if (last)
+            die("step %lld is not saved: there is no room", (long long)r->t->step);
+        warn("step %lld is not saved, the training goes on: %s", (long long)r->t->step, err_last());
+        return;
+    }
     if (r->comm->rank == 0) {
         char *path = rundir_step_path(r->dir, r->t->step);
         snprintf(dir, sizeof dir, "%s", path);
@@ -554,15 +595,11 @@ static void save(struct run *r)
     comm_bcast(r->comm, dir, sizeof dir, 0);
     struct attrs state = { 0 };
     identity(&state, r->data);
-    if (!trainer_save(r->t, dir, &state, r->history, still_ours, r))
-        die_code(EXIT_STAY, "a newer incarnation of '%s' has begun: this one ends without publishing", o.run);
+    trainer_save_begin(r->t, dir, &state, r->history, !last && !o.sync);
     attrs_free(&state);
-    if (r->comm->rank == 0)
-        rundir_prune(r->dir, (int)o.keep);
     r->saved_step = r->t->step;
-    r->saved_at = now_seconds();
-    r->save_seconds = fmax(r->save_seconds, r->saved_at - begin);
-    note(2, "saved '%s' in %.2f s", dir, r->saved_at - begin);
+    if (last || o.sync)
+        publish(r);
 }
 
 /* What this rank is asked for: signals come to any, the clock and the control file are rank 0's. */
@@ -574,15 +611,18 @@ static struct step_wish wish(const struct run *r, enum control control)
 }
 
 /* A skipped step is told; too many in a row end the run, and the last checkpoint stays as it is. */
-static void heed_skip(const struct trainer *t, const struct step_report *s)
+static void heed_skip(struct run *r, const struct step_report *s)
 {
+    const struct trainer *t = r->t;
     if (!s->skipped)
         return;
     note(1, "step %lld skipped: loss %g (z %.2f), gradient norm %g (z %.2f); %lld in a row, %lld in all", (long long)t->step,
          fabs(s->loss), s->loss_z, fabs(s->grad_norm), s->norm_z, (long long)t->skipped_in_row, (long long)t->skipped);
-    if (t->skipped_in_row >= o.max_skips)
-        die_code(EXIT_STAY, "step %lld: the run has diverged: %lld steps in a row are skipped (loss %g, gradient norm %g)",
-                 (long long)t->step, (long long)t->skipped_in_row, fabs(s->loss), fabs(s->grad_norm)); /* not "-nan" */
+    if (t->skipped_in_row < o.max_skips)
+        return;
+    publish(r); /* what was good when it was begun */
+    die_code(EXIT_STAY, "step %lld: the run has diverged: %lld steps in a row are skipped (loss %g, gradient norm %g)",
+             (long long)t->step, (long long)t->skipped_in_row, fabs(s->loss), fabs(s->grad_norm)); /* not "-nan" */
 }
 
 static struct metrics *open_metrics(const struct run *r, const char *name)
@@ -643,6 +683,8 @@ static int train(struct run *r, struct loader *loader)
         const struct loaded *batch = loader_next(loader, &wait);
         double rate = schedule_rate(&sched, position(t->step + 1, t->samples + batch->batch));
         enum control control = r->comm->rank == 0 ? control_read(o.run) : CONTROL_NONE;
+        if (control == CONTROL_SAVE && r->told_to_save)
+            control = CONTROL_NONE; /* that is under way */
         struct step_report s = trainer_step(t, batch, rate, wish(r, control));
         double seconds = now_seconds() - begin;
         stop = s.stop || (o.stop_at > 0 && t->step >= o.stop_at);
@@ -671,21 +713,26 @@ static int train(struct run *r, struct loader *loader)
             print_line(text, sizeof text, &line, smooth, speed, flops);
             progress_at(&bar, t->step, text);
         }
-        heed_skip(t, &s);
+        if (s.written)
+            publish(r);
+        heed_skip(r, &s);
         /* Before the save: what is looked at once is not looked at again by who goes on from there. */
         if (n_valids && !stop && (t->step == last || (o.valid_every > 0 && t->step % o.valid_every == 0))) {
             progress_end(&bar);
             look_at_valids(r->comm, t, valid, events);
         }
         bool due = s.save || (o.save_every > 0 && t->step % o.save_every == 0);
-        if (due && t->step < last && !stop)
-            save(r);
-        if (control == CONTROL_SAVE)
-            control_done(o.run);
+        if (due && t->step < last && !stop) {
+            save(r, false);
+            r->told_to_save = control == CONTROL_SAVE && t->saving;
+            if (control == CONTROL_SAVE && !t->saving)
+                control_done(o.run); /* saved already, or refused */
+        }
     }
     progress_end(&bar);
     if (r->saved_step != t->step)
-        save(r);
+        save(r, true);
+    publish(r);
     if (r->comm->rank == 0 && control_read(o.run) != CONTROL_NONE)
         control_done(o.run); /* all is saved, and this is the end */
     metrics_close(metrics);

@@ -24,6 +24,7 @@ static int n_hooks;
 static void (*end_hook)(void);
 static void (*patience)(void);
 static _Thread_local char last[LINE];
+static _Thread_local struct err_caught *caught;
 static pthread_mutex_t dying = PTHREAD_MUTEX_INITIALIZER;
 
 /* A file that we open must not take the place of a standard stream that the caller has closed: messages would go into
@@ -97,6 +98,23 @@ static void let_rank_0_speak(void)
     }
 }
 
+void err_catch(struct err_caught *e)
+{
+    *e = (struct err_caught){ 0 };
+    caught = e;
+}
+
+/* Ends a thread whose errors are caught. */
+static void end_thread(int code, const char *fmt, va_list ap, const char *tail)
+{
+    vsnprintf(caught->text, sizeof caught->text, fmt, ap);
+    size_t n = strlen(caught->text);
+    if (tail)
+        snprintf(caught->text + n, sizeof caught->text - n, ": %s", tail);
+    caught->code = code;
+    pthread_exit(NULL);
+}
+
 static void leave(int code)
 {
     while (n_hooks > 0)
@@ -108,6 +126,11 @@ static void leave(int code)
 #define SAY_AND_LEAVE(code, tail)                                                                           \
     do {                                                                                                    \
         va_list ap;                                                                                         \
+        if (caught) {                                                                                       \
+            va_start(ap, fmt);                                                                              \
+            end_thread(code, fmt, ap, tail);                                                                \
+            va_end(ap);                                                                                     \
+        }                                                                                                   \
         let_rank_0_speak();                                                                                 \
         pthread_mutex_lock(&dying); /* one thread ends the process; others that fail meanwhile wait here */ \
         va_start(ap, fmt);                                                                                  \

@@ -46,6 +46,14 @@ int err_verbosity(void);
 int err_set(const char *fmt, ...) ERR_FMT(1, 2);
 const char *err_last(void);
 
+/* From now on a die in this thread ends the thread alone, and leaves its line and code in *e for whoever joins it: a thread
+ * that works for the main one must neither speak nor end the process, since other ranks want to be told. */
+struct err_caught {
+    int code;               /* 0: nothing went wrong */
+    char text[1024];
+};
+void err_catch(struct err_caught *e);
+
 /* Runs before a die ends the process, newest first (temporary files go, other ranks are told).
  * A hook must not die. At most 8. */
 void err_at_die(void (*hook)(int code));

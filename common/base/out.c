@@ -13,10 +13,12 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/stat.h>
+#include <sys/statvfs.h>
 #include <unistd.h>
 
 #include "err.h"
 #include "mem.h"
+#include "meter.h"
 #include "out.h"
 
 struct out {
@@ -211,6 +213,22 @@ void out_make_dirs(const char *path)
     if (!path_is_dir(path))
         die("'%s' is in the way: it is not a folder", path);
     free(p);
+}
+
+int out_try_room(const char *dir, int64_t bytes, int64_t files)
+{
+    struct statvfs v;
+    if (statvfs(dir, &v) < 0)
+        return err_set("cannot ask for the room in '%s': %s", dir, strerror(errno));
+    double free_bytes = (double)v.f_bavail * (double)v.f_frsize;
+    char want[32], have[32];
+    if (free_bytes < (double)bytes)
+        return err_set("'%s' needs %sB, its file system has %sB left", dir, format_si((double)bytes, want),
+                       format_si(free_bytes, have));
+    if (v.f_files > 0 && (double)v.f_favail < (double)files) /* 0: it does not count them */
+        return err_set("'%s' needs %lld files, its file system has %lld inodes left", dir, (long long)files,
+                       (long long)v.f_favail);
+    return 0;
 }
 
 void out_sync_dir(const char *path)

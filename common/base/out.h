@@ -11,6 +11,7 @@
 
 #include <stdbool.h>
 #include <stddef.h>
+#include <stdint.h>
 
 struct out;
 
@@ -28,6 +29,8 @@ void out_write_file(const char *path, const void *data, size_t n, bool force);
 
 /* mkdir -p. Dies with the reason. */
 void out_make_dirs(const char *path);
+/* Room for `bytes` in `files` new files on the file system of a folder: 0, or -1 with err_last() saying what is short. */
+int out_try_room(const char *dir, int64_t bytes, int64_t files) __attribute__((warn_unused_result));
 /* fsync of a folder, after names in it changed. */
 void out_sync_dir(const char *path);
 /* Removes a folder and all that it holds (one level of files and folders of files). Dies with the reason. */

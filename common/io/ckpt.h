@@ -53,6 +53,9 @@ size_t ckpt_dtype_size(enum ckpt_dtype d);          /* bytes of an element */
 
 /* ---- writing ---- */
 
+/* True when a thread may write a member while another one reads or writes other files: the HDF5 library locks itself. */
+bool ckpt_may_thread(void);
+
 /* Writes one member, `part-PPPPP-of-NNNNN.h5`, into the folder of a set (set_prepare() has run), under a
  * temporary name, then renames it and describes it in *m. Pieces without elements are left out. Dies on failure
  * (disk full, ...): the folder then has no index. */

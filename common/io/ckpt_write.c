@@ -19,6 +19,8 @@ struct rows {
     size_t n, cap;
 };
 
+bool ckpt_may_thread(void) { return h5_is_threadsafe(); }
+
 /* ---- members ---- */
 
 struct ckpt_writer {

@@ -111,6 +111,12 @@ static hid_t file_access(void)
     return p;
 }
 
+bool h5_is_threadsafe(void)
+{
+    hbool_t yes = false;
+    return H5is_library_threadsafe(&yes) >= 0 && yes;
+}
+
 struct h5 *h5_create(const char *path, const char *name)
 {
     h5_enter();

@@ -41,6 +41,8 @@ const char *h5_version(void);
 
 /* ---- writing: these die, naming file and reason ---- */
 
+/* The library was built to lock itself against other threads. */
+bool h5_is_threadsafe(void);
 /* Makes (or empties) the file `path`; messages call it `name`, its final name. */
 struct h5 *h5_create(const char *path, const char *name);
 /* Flushes and closes; a full disk shows here at the latest. Frees f. */

@@ -366,7 +366,7 @@ static void remove_step(const char *path)
     out_remove_tree(path);
 }
 
-void rundir_prune(const struct rundir *r, int keep)
+void rundir_prune(const struct rundir *r, int keep, int64_t every)
 {
     if (keep < 1)
         bug("prune to %d checkpoints", keep);
@@ -376,7 +376,8 @@ void rundir_prune(const struct rundir *r, int keep)
     int own = 0;
     for (size_t i = 0; i < whole.n; i++) {
         bool mine = whole.e[i].number == r->number && own++ < keep;
-        if (i >= (size_t)keep && !mine)
+        bool landmark = every > 0 && whole.e[i].step % every == 0;
+        if (i >= (size_t)keep && !mine && !landmark)
             remove_step(whole.e[i].path);
         free(whole.e[i].path);
     }

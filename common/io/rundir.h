@@ -36,9 +36,9 @@ void rundir_free_list(char **paths, int n);
  * whoever goes on with the numbers must. NULL with err_last(). */
 struct ckpt;
 struct ckpt *rundir_try_open_ckpt(const char *path, bool deep) __attribute__((warn_unused_result));
-/* Keeps the newest `keep` checkpoints (>= 1) of all incarnations, and the newest `keep` of this one (after a resume
- * from an older step the two differ), and removes the others' folders, index first; also folders of dead
+/* Keeps the newest `keep` checkpoints (>= 1) of all incarnations, the newest `keep` of this one (after a resume
+ * from an older step the two differ), and those whose step is a multiple of `every` (0: no others), and removes the others' folders, index first; also folders of dead
  * incarnations' checkpoints that never got an index. Does nothing when this incarnation is not the newest any more. */
-void rundir_prune(const struct rundir *r, int keep);
+void rundir_prune(const struct rundir *r, int keep, int64_t every);
 
 #endif

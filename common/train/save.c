@@ -4,6 +4,8 @@
  * Replicated tensors are cut along rows into as many even parts as there are data-parallel ranks; each rank
  * writes its own. Loading reads whatever slices it needs from whatever files hold them.
  */
+#include <pthread.h>
+#include <stdatomic.h>
 #include <stdio.h>
 #include <string.h>
 
@@ -97,43 +99,138 @@ static void load_health(struct trainer *t, struct ckpt *c)
         die("'%s': the window of the last steps: %s", ckpt_dir(c), t->health.n < 0 ? "its count is below 0" : err_last());
 }
 
-bool trainer_save(struct trainer *t, const char *dir, struct attrs *state, const char *history,
-                  bool (*still_ours)(void *), void *arg)
+struct saving {
+    char *dir, *history;
+    struct piece_list list;
+    struct set_member member;   /* this rank's */
+    struct attrs state, config; /* rank 0's index */
+    int rank, ranks;
+    bool threaded;
+    pthread_t thread;
+    atomic_bool written;
+    struct err_caught error;
+};
+
+static void *write_member(void *arg)
 {
-    struct piece_list list = { 0 };
-    add_group(&list, t, "model", t->net->weights);
-    add_group(&list, t, "optim/m", t->m);
-    add_group(&list, t, "optim/v", t->v);
+    struct saving *s = arg;
+    ckpt_write_member(s->dir, s->rank, s->ranks, s->list.p, (int)s->list.n, &s->member);
+    return NULL;
+}
+
+/* The thread. A die in it ends it; what it leaves open is gone with the process, which ends at the next step. */
+static void note_written(void *arg) { atomic_store(&((struct saving *)arg)->written, true); }
+static void *write_apart(void *arg)
+{
+    struct saving *s = arg;
+    err_catch(&s->error);
+    pthread_cleanup_push(note_written, s);
+    write_member(s);
+    pthread_cleanup_pop(1);
+    return NULL;
+}
+
+static int64_t elements(const struct ckpt_piece *p) { return ckpt_elements(p->tensor.ndim, p->count); }
+
+/* Lets the pieces show to a copy of what they are now. */
+static void take_copy(struct trainer *t, struct piece_list *list)
+{
+    int64_t n = 0;
+    for (size_t i = 0; i < list->n; i++)
+        n += elements(&list->p[i]);
+    if (!t->snapshot) /* the layout of a run does not change, and with it the size of its parts; a mean may be begun */
+        t->snapshot = xmalloc(mul_size((size_t)(n + (t->ema && !t->averaging ? n / 2 + t->net->ps.slab : 0)), sizeof(float),
+                                       "copy of a checkpoint"));
+    float *to = t->snapshot;
+    for (size_t i = 0; i < list->n; i++) {
+        struct ckpt_piece *p = &list->p[i];
+        int64_t k = elements(p);
+        t->net->be->download(to, p->data, (size_t)k * sizeof *to);
+        p->data = to;
+        to += k;
+    }
+}
+
+void trainer_save_begin(struct trainer *t, const char *dir, struct attrs *state, const char *history, bool background)
+{
+    if (t->saving)
+        bug("'%s' is begun before another checkpoint is published", dir);
+    struct saving *s = xcalloc(1, sizeof *s);
+    s->dir = xstrdup(dir);
+    s->history = xstrdup(history);
+    s->rank = t->comm->rank;
+    s->ranks = t->comm->size;
+    add_group(&s->list, t, "model", t->net->weights);
+    add_group(&s->list, t, "optim/m", t->m);
+    add_group(&s->list, t, "optim/v", t->v);
     if (t->averaging)
-        add_group(&list, t, "optim/ema", t->ema);
-    add_carried(&list, t);
-    if (t->comm->rank == 0)
-        add_health(&list, t);
-    struct set_member mine, *all = xcalloc((size_t)t->comm->size, sizeof *all);
-    ckpt_write_member(dir, t->comm->rank, t->comm->size, list.p, (int)list.n, &mine);
-    comm_all_gather(t->comm, &mine, sizeof mine, all);
+        add_group(&s->list, t, "optim/ema", t->ema);
+    add_carried(&s->list, t);
+    if (s->rank == 0)
+        add_health(&s->list, t);
+    config_to_attrs(&t->net->c, &s->config);
+    attrs_set_int(state, "step", t->step);
+    attrs_set_int(state, "samples", t->samples);
+    attrs_set_int(state, "tokens", t->tokens);
+    attrs_set_int(state, "updates", t->updates);
+    attrs_set_int(state, "skipped", t->skipped);
+    attrs_set_int(state, "skipped_in_row", t->skipped_in_row);
+    attrs_set_int(state, "health_n", t->health.n);
+    if (t->opt.stream)
+        attrs_set_int(state, "stream_pos", net_state_pos(t->in[0]));
+    s->state = *state; /* taken over */
+    *state = (struct attrs){ 0 };
+    atomic_init(&s->written, false);
+    t->saving = s;
+    if (background && ckpt_may_thread()) {
+        take_copy(t, &s->list);
+        s->threaded = pthread_create(&s->thread, NULL, write_apart, s) == 0;
+    }
+    if (!s->threaded) { /* or no thread can be had */
+        write_member(s);
+        note_written(s);
+    }
+}
+
+bool trainer_save_is_written(const struct trainer *t) { return !t->saving || atomic_load(&t->saving->written); }
+
+bool trainer_save_publish(struct trainer *t, bool (*still_ours)(void *), void *arg)
+{
+    struct saving *s = t->saving;
+    if (s->threaded)
+        pthread_join(s->thread, NULL);
+    if (s->error.code)
+        die_code(s->error.code, "%s", s->error.text);
+    struct set_member *all = xcalloc((size_t)s->ranks, sizeof *all);
+    comm_all_gather(t->comm, &s->member, sizeof s->member, all);
     int64_t ours = 1;
-    if (t->comm->rank == 0) {
+    if (s->rank == 0) {
         ours = still_ours(arg);
-        struct attrs config = { 0 };
-        config_to_attrs(&t->net->c, &config);
-        attrs_set_int(state, "step", t->step);
-        attrs_set_int(state, "samples", t->samples);
-        attrs_set_int(state, "tokens", t->tokens);
-        attrs_set_int(state, "updates", t->updates);
-        attrs_set_int(state, "skipped", t->skipped);
-        attrs_set_int(state, "skipped_in_row", t->skipped_in_row);
-        attrs_set_int(state, "health_n", t->health.n);
-        if (t->opt.stream)
-            attrs_set_int(state, "stream_pos", net_state_pos(t->in[0]));
         if (ours)
-            ckpt_write_index(dir, all, t->comm->size, &config, state, history, false);
-        attrs_free(&config);
+            ckpt_write_index(s->dir, all, s->ranks, &s->config, &s->state, s->history, false);
     }
     comm_bcast(t->comm, &ours, sizeof ours, 0);
     free(all);
-    free(list.p);
+    free(s->dir);
+    free(s->history);
+    free(s->list.p);
+    attrs_free(&s->state);
+    attrs_free(&s->config);
+    free(s);
+    t->saving = NULL;
     return ours;
+}
+
+int64_t trainer_save_bytes(const struct trainer *t)
+{
+    int64_t floats = (t->ema ? 4 : 3) * t->net->ps.count;
+    for (int64_t k = 0; t->opt.stream && k < t->opt.rows / t->opt.micro_rows; k++)
+        for (int i = 0; i < net_state_tensors(t->in[k]); i++) {
+            float *data;
+            floats += ckpt_elements(2, carried_tensor(t, t->in[k], i, &data).shape) / (t->opt.rows / t->opt.micro_rows);
+        }
+    int64_t names = 2048 * (int64_t)t->net->ps.n; /* of the tensors, in members and index */
+    return floats * (int64_t)sizeof(float) + names + (int64_t)t->comm->size * 16384;
 }
 
 /* Carried states come back when the batch has the same rows; otherwise the streams begin anew elsewhere. */

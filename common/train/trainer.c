@@ -81,6 +81,7 @@ void trainer_free(struct trainer *t)
     t->net->be->free(t->v);
     t->net->be->free(t->ema);
     free(t->frozen);
+    free(t->snapshot);
     net_ctx_free(t->ctx);
     net_free(t->net);
     free(t);
@@ -143,11 +144,11 @@ static void update(struct trainer *t, double rate, double gscale)
 struct step_report trainer_step(struct trainer *t, const struct loaded *b, double rate, struct step_wish wish)
 {
     struct net *n = t->net;
-    double sums[4] = { accumulate(t, b), (double)b->n_targets, wish.stop, wish.save };
+    double sums[5] = { accumulate(t, b), (double)b->n_targets, wish.stop, wish.save, trainer_save_is_written(t) };
     const char *fault = n->be->sync();
     if (fault)
         die("step %lld: %s", (long long)t->step + 1, fault);
-    comm_sum_f64(t->comm, sums, 4);
+    comm_sum_f64(t->comm, sums, 5);
     comm_sum_f32(t->comm, n->grads, n->ps.slab);
 
     for (size_t i = 0; i < n->ps.n; i++)
@@ -157,7 +158,8 @@ struct step_report trainer_step(struct trainer *t, const struct loaded *b, doubl
     double seen[2] = { sums[0] / count, sqrt(n->be->sumsq(n->grads, n->ps.slab)) / count };
     comm_bcast(t->comm, seen, sizeof seen, 0);
     struct step_report r = { .loss = seen[0], .grad_norm = seen[1], .tokens = (int64_t)sums[1], .stop = sums[2] > 0,
-                             .save = sums[3] > 0 };
+                             .save = sums[3] > 0,
+                             .written = t->saving && sums[4] >= t->comm->size };
     bool finite = isfinite(r.loss) && isfinite(r.grad_norm);
     if (finite)
         health_add(&t->health, r.loss, r.grad_norm, &r.loss_z, &r.norm_z);

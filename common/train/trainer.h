@@ -44,6 +44,8 @@ struct trainer {
     int64_t skipped;            /* steps without an update */
     int64_t skipped_in_row;     /* up to now */
     struct health health;
+    struct saving *saving;      /* a checkpoint that is being written, or NULL */
+    float *snapshot;            /* room for this rank's part of a checkpoint, or NULL */
 };
 
 struct step_report {
@@ -53,6 +55,7 @@ struct step_report {
     double loss_z, norm_z;      /* see health.h */
     bool skipped;               /* no update was made */
     bool stop, save;            /* some rank was asked to */
+    bool written;               /* all ranks have written their part of the checkpoint that was begun */
 };
 
 /* What a rank is asked for while it computes. */
@@ -78,12 +81,24 @@ struct step_report trainer_step(struct trainer *t, const struct loaded *b, doubl
 /* Collective. No weight is infinite or NaN. */
 bool trainer_is_finite(struct trainer *t);
 
-/* Collective. Writes the checkpoint folder `dir` (rank 0's name counts; set_prepare() has run there): every rank its
- * rows of the model, the moments and carried states; rank 0 the index with `state` (may hold the caller's own)
- * plus step, samples, tokens. `still_ours` is asked on rank 0 before the index is renamed into place; when
- * it says no the checkpoint stays invalid. Returns false then. */
-bool trainer_save(struct trainer *t, const char *dir, struct attrs *state, const char *history,
-                  bool (*still_ours)(void *), void *arg);
+/* ---- checkpoints ----
+ * Begun, written, published. Every rank writes its rows of the model, the moments and carried states; in the background
+ * from a copy, while the training goes on. The thread that writes calls neither MPI nor ends the process; that all ranks
+ * have written is agreed on with the sums of a step (step_report.written), and publishing is done between two steps.
+ */
+
+/* Collective. Begins the checkpoint folder `dir` (the same on all ranks; set_prepare() has run there) with the state as it is
+ * now. `state` (may hold the caller's own) gets step, samples, tokens, ...; it and `history` are copied. None may be under
+ * way. background: false writes before it returns. */
+void trainer_save_begin(struct trainer *t, const char *dir, struct attrs *state, const char *history, bool background);
+/* Collective. Waits for this rank's part; then rank 0 renames the index into place, with which the checkpoint becomes valid.
+ * `still_ours` is asked on rank 0 before that; when it says no the checkpoint stays invalid. Returns false then. Dies when
+ * writing has failed: the folder has no index. */
+bool trainer_save_publish(struct trainer *t, bool (*still_ours)(void *), void *arg);
+/* Bytes of a whole checkpoint, about. */
+int64_t trainer_save_bytes(const struct trainer *t);
+/* This rank's part is written, or has failed. True when none is under way. */
+bool trainer_save_is_written(const struct trainer *t);
 /* Collective. Loads from any layout: the weights; and the moments with their count; and all that a run goes on with. Dies
  * with the reason when something is missing or of another shape. */
 enum trainer_part { TRAINER_WEIGHTS, TRAINER_OPTIMIZER, TRAINER_RUN };

@@ -71,7 +71,7 @@ gone() { # FILE: waits until it is away
     while [ -e "$1" ]; do tries=$((tries + 1)); [ $tries -lt 400 ] || return 1; sleep 0.05; done
 }
 ok 'save: a checkpoint, and the run goes on; stop: a checkpoint, and exit 75; each is taken once' '
-    "$SSM_BIN/ssmtrain" -q $base --steps 1000000 --save-every 0 -o live data 2>err & pid=$!
+    timeout 60 "$SSM_BIN/ssmtrain" -q $base --steps 1000000 --save-every 0 -o live data 2>err & pid=$!
     wait_for live/inc-0001/metrics.jsonl
     echo save >live/control && gone live/control && [ "$(find live -name index.h5 | wc -l)" -eq 1 ] && kill -0 $pid &&
     echo jump >live/control && gone live/control && kill -0 $pid && echo stop >live/control
