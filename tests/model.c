@@ -298,6 +298,93 @@ static void decode(void **state)
         check_decode(f);
 }
 
+/* Sequences at different places, stepped together: the logits of each alone; a state's row moves with its copy. */
+static void check_rows(int f)
+{
+    enum { R = 3 };
+    static const int64_t begin[R] = { 4, 1, 9 };
+    struct config c = small(families[f].pattern, families[f].flavour);
+    struct net *n = net_create(&c, backend_cpu(), false);
+    struct net_ctx *one = net_ctx_create(n, 1, T, false, RECOMPUTE_NONE, T), *all = net_ctx_create(n, R, 1, false, RECOMPUTE_NONE, T);
+    struct net_state *alone[R], *rows = net_state_create(n, R, T);
+    int32_t ids[M], targets[M];
+    int64_t pos[R];
+    float want[37], got[R][37];
+    init(n, 6);
+    random_batch(11, ids, targets);
+    for (int b = 0; b < R; b++) {
+        alone[b] = net_state_create(n, 1, T);
+        net_decode(one, alone[b], ids + 5 * b, begin[b], want);
+        net_state_copy_row(rows, b, alone[b], 0);
+        pos[b] = begin[b];
+    }
+    for (int k = 0; k < 12; k++) {
+        int32_t next[R];
+        for (int b = 0; b < R; b++)
+            next[b] = ids[5 * b + pos[b]];
+        net_decode_rows(all, rows, next, pos, got[0]);
+        for (int b = 0; b < R; b++, pos[b - 1]++) {
+            net_decode(one, alone[b], &next[b], 1, want);
+            for (int v = 0; v < 37; v++)
+                assert_true(fabsf(want[v] - got[b][v]) < 5e-5f);
+        }
+    }
+    for (int b = 0; b < R; b++)
+        net_state_free(alone[b]);
+    net_state_free(rows);
+    net_ctx_free(one);
+    net_ctx_free(all);
+    net_free(n);
+}
+
+/* Scores are minus the losses; a token is greedy when it has the greatest logit. More rows than pass the head at once. */
+static void check_score(int f)
+{
+    struct config c = small(families[f].pattern, families[f].flavour);
+    struct net *n = net_create(&c, backend_cpu(), false);
+    struct net_ctx *x = net_ctx_create(n, B, T, false, RECOMPUTE_NONE, T);
+    int32_t ids[M], targets[M], start[M];
+    float loss[M], logits[37];
+    double logp[M];
+    bool greedy[M];
+    init(n, 12);
+    random_batch(13, ids, targets);
+    some_documents(start);
+    net_loss(x, &(struct batch){ B, T, ids, targets, start }, NULL, loss);
+    net_score(x, &(struct batch){ B, T, ids, targets, start }, logp, greedy);
+    for (int i = 0; i < M; i++)
+        assert_true(fabs(logp[i] + (double)loss[i]) < 2e-5 && !(targets[i] < 0 && greedy[i]));
+    struct net_state *s = net_state_create(n, 1, T);
+    net_decode(x, s, ids, T, logits);
+    int best = 0;
+    for (int v = 1; v < 37; v++)
+        best = logits[v] > logits[best] ? v : best;
+    for (int i = 0; i < T; i++)
+        start[i] = targets[i] = -1;
+    for (int k = 0; k < 2; k++) {
+        targets[T - 1] = k ? best : (best + 1) % 37;
+        net_score(x, &(struct batch){ 1, T, ids, targets, start }, logp, greedy);
+        assert_int_equal(greedy[T - 1], k);
+    }
+    net_state_free(s);
+    net_ctx_free(x);
+    net_free(n);
+}
+
+static void rows(void **state)
+{
+    (void)state;
+    for (int f = 0; f < FAMILIES; f++)
+        check_rows(f);
+}
+
+static void scores(void **state)
+{
+    (void)state;
+    for (int f = 0; f < FAMILIES; f++)
+        check_score(f);
+}
+
 /* A stream trained window by window: the state that a window leaves is the one the next begins with, so the losses
  * are those of one long window. Windowed attention carries its window; attention without one carries nothing in
  * training, so it is in none of these patterns. */
@@ -505,7 +592,7 @@ int main(void)
         cmocka_unit_test(table),   cmocka_unit_test(initial_values), cmocka_unit_test(counts),
         cmocka_unit_test(gradients), cmocka_unit_test(recompute),    cmocka_unit_test(packed),
         cmocka_unit_test(decode),  cmocka_unit_test(stream),         cmocka_unit_test(chunks),
-        cmocka_unit_test(scratch),
+        cmocka_unit_test(scratch), cmocka_unit_test(rows),           cmocka_unit_test(scores),
     };
     err_init("model");
     cmocka_set_message_output(CM_OUTPUT_TAP);

@@ -248,6 +248,6 @@ static double flops(const struct config *c, int layer, int64_t T)
 extern const struct layer_kind layer_attention, layer_window;
 #define FUNCTIONS                                                                                              \
     .params = add_params, .slots = add_slots, .work = work, .forward = forward, .backward = backward,          \
-    .step = step, .carries = carries, .flops = flops
+    .step = step, .positional = true, .carries = carries, .flops = flops
 const struct layer_kind layer_attention = { .symbol = '*', .name = "attention", FUNCTIONS };
 const struct layer_kind layer_window = { .symbol = 'L', .name = "windowed attention", FUNCTIONS };

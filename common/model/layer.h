@@ -88,6 +88,8 @@ struct layer_kind {
     /* One token of each sequence (T = 1), not the first (pos > 0), with state: carry_in is read and moved on in
      * place. */
     void (*step)(const struct pass *p);
+    /* Its step reads `pos`: sequences at different places are stepped one by one. */
+    bool positional;
     /* Fills the carried tensors, returns how many. `room`: tokens of context that must be kept. */
     int (*carries)(struct carry *out, const struct config *c, int layer, int64_t room);
     /* Floating-point operations of the forward pass per token, in sequences of T tokens, matrix products and

@@ -3,6 +3,8 @@
  */
 #include "net.h"
 
+#include <math.h>
+
 #include "common/base/err.h"
 #include "common/base/mem.h"
 
@@ -19,7 +21,11 @@ struct net_ctx {
     float *normed, *rstd, *mean; /* in front of the head */
     float *grad;                /* [B*T*D] gradient of the residual stream */
     float *loss, *logits;
+    int64_t head_rows;          /* rows of `logits`, and of `host` */
+    float *host;                /* logits on their way out of net_score(); NULL: train */
 };
+
+enum { SCORE_ROWS = 32 };       /* rows that pass the head at once in net_score() */
 
 struct net_state {
     struct net *n;
@@ -185,7 +191,12 @@ struct net_ctx *net_ctx_create(struct net *n, int64_t B, int64_t T, bool train, 
     x->targets = must_alloc(be, M, "tokens");
     x->start = must_alloc(be, M, "tokens");
     x->loss = must_alloc(be, M, "losses");
-    x->logits = must_alloc(be, B * config_vocab_rows(c), "logits");
+    x->head_rows = B;
+    if (!train && M > B)
+        x->head_rows = B > SCORE_ROWS ? B : M < SCORE_ROWS ? M : SCORE_ROWS;
+    x->logits = must_alloc(be, x->head_rows * config_vocab_rows(c), "logits");
+    if (!train)
+        x->host = xmalloc(mul_size((size_t)(x->head_rows * c->vocab), sizeof *x->host, "logits"));
     if (train)
         x->grad = must_alloc(be, M * c->d_model, "gradients of activations");
     return x;
@@ -200,6 +211,7 @@ void net_ctx_free(struct net_ctx *x)
     for (size_t i = 0; i < sizeof all / sizeof *all; i++)
         x->n->be->free(all[i]);
     free(x->slots);
+    free(x->host);
     free(x);
 }
 
@@ -279,6 +291,16 @@ void net_state_clear(struct net_state *s, int64_t b)
 {
     for (int i = 0; i < s->tensors; i++)
         s->n->be->zero(s->t[i].data + b * s->t[i].count, (size_t)s->t[i].count * sizeof(float));
+}
+
+void net_state_copy_row(struct net_state *to, int64_t b, const struct net_state *from, int64_t a)
+{
+    for (int i = 0; i < to->tensors; i++) {
+        int64_t n = to->t[i].count;
+        if (n != from->t[i].count)
+            bug("states of different room");
+        to->n->be->copy(to->t[i].data + b * n, from->t[i].data + a * n, (size_t)n * sizeof(float));
+    }
 }
 
 int64_t net_state_pos(const struct net_state *s) { return s->pos; }
@@ -456,24 +478,130 @@ void net_train(struct net_ctx *x, const struct batch *b, struct net_state *in, s
     be->download(loss, x->loss, (size_t)M * sizeof *loss);
 }
 
-void net_decode(struct net_ctx *x, struct net_state *state, const int32_t *ids, int64_t T, float *logits)
+/* Logits of M rows of normed input into x->logits. */
+static void head_logits(struct net_ctx *x, struct tensor in, int64_t M)
 {
     struct net *n = x->n;
-    int64_t B = state->B, D = n->c.d_model, rows = config_vocab_rows(&n->c);
+    int64_t rows = config_vocab_rows(&n->c);
+    struct tensor out = tensor_f32(x->logits, rows);
+    n->be->matmul(&(struct matmul){ .M = M, .N = rows, .K = n->c.d_model, .trans_b = true, .a = in,
+                                    .b = head_in(n, n->weights), .c = out });
+    if (n->c.softcap > 0)
+        n->be->act_fwd(&(struct activation){ .kind = ACT_SOFTCAP, .M = M, .D = rows, .cap = n->c.softcap,
+                                             .x = out, .y = out });
+}
+
+/* The logits [B,vocab] after the last token of each sequence. */
+static void decode_head(struct net_ctx *x, int64_t B, int64_t T, float *logits)
+{
+    struct net *n = x->n;
+    int64_t D = n->c.d_model, rows = config_vocab_rows(&n->c);
+    struct norm fn = final_norm(x, x->residual + (T - 1) * D, B);
+    fn.x.ld = T * D;
+    n->be->norm_fwd(&fn);
+    head_logits(x, tensor_f32(x->normed, D), B);
+    for (int64_t b = 0; b < B; b++)
+        n->be->download(logits + b * n->c.vocab, x->logits + b * rows, (size_t)n->c.vocab * sizeof *logits);
+}
+
+void net_decode(struct net_ctx *x, struct net_state *state, const int32_t *ids, int64_t T, float *logits)
+{
+    int64_t B = state->B;
     if (state->room && state->pos + T > state->room)
         bug("%lld tokens in a state with room for %lld", (long long)(state->pos + T), (long long)state->room);
     shape_slots(x, B, T);
     embed(x, stage(x, x->ids, ids, B * T), B * T);
     run_layers(x, B, T, NULL, state);
-    struct norm fn = final_norm(x, x->residual + (T - 1) * D, B);
-    fn.x.ld = T * D; /* the last token of each sequence */
-    n->be->norm_fwd(&fn);
-    struct tensor logits_out = tensor_f32(x->logits, rows);
-    n->be->matmul(&(struct matmul){ .M = B, .N = rows, .K = D, .trans_b = true, .a = tensor_f32(x->normed, D),
-                                    .b = head_in(n, n->weights), .c = logits_out });
-    if (n->c.softcap > 0)
-        n->be->act_fwd(&(struct activation){ .kind = ACT_SOFTCAP, .M = B, .D = rows, .cap = n->c.softcap,
-                                             .x = logits_out, .y = logits_out });
+    decode_head(x, B, T, logits);
+}
+
+void net_decode_rows(struct net_ctx *x, struct net_state *state, const int32_t *ids, const int64_t *pos,
+                     float *logits)
+{
+    struct net *n = x->n;
+    int64_t B = state->B, D = n->c.d_model;
     for (int64_t b = 0; b < B; b++)
-        n->be->download(logits + b * n->c.vocab, x->logits + b * rows, (size_t)n->c.vocab * sizeof *logits);
+        if (pos[b] < 1 || (state->room && pos[b] >= state->room))
+            bug("token %lld of a sequence in a state with room for %lld", (long long)pos[b], (long long)state->room);
+    shape_slots(x, B, 1);
+    embed(x, stage(x, x->ids, ids, B), B);
+    for (int64_t l = 0, t = 0; l < n->c.layers; l++) {
+        struct pass p = layer_pass(x, l, B, 1, NULL, x->saved);
+        const struct layer_kind *k = layer_kind(n->c.pattern[l]);
+        p.x = p.y = x->residual;
+        use_state(&p, l, state, state);
+        int64_t first = t;
+        while (t < state->tensors && state->t[t].layer == l)
+            t++;
+        if (!k->positional) {
+            p.pos = 1; /* any: the sequence goes on */
+            k->step(&p);
+            continue;
+        }
+        for (int64_t b = 0; b < B; b++) {
+            struct pass row = p;
+            float *carry[MAX_CARRIES];
+            for (int64_t i = first; i < t; i++)
+                carry[i - first] = state->t[i].data + b * state->t[i].count;
+            row.B = 1;
+            row.x = row.y = x->residual + b * D;
+            row.carry_in = row.carry_out = carry;
+            row.pos = pos[b];
+            k->step(&row);
+        }
+    }
+    decode_head(x, B, 1, logits);
+}
+
+/* log(sum(exp(z))) of n logits, and the place of the largest (the first of equals). */
+static double log_sum_exp(const float *z, int64_t n, int64_t *best)
+{
+    double sum = 0;
+    *best = 0;
+    for (int64_t v = 1; v < n; v++)
+        if (z[v] > z[*best])
+            *best = v;
+    for (int64_t v = 0; v < n; v++)
+        sum += (double)expf(z[v] - z[*best]);
+    return log(sum) + (double)z[*best];
+}
+
+void net_score(struct net_ctx *x, const struct batch *b, double *logp, bool *greedy)
+{
+    struct net *n = x->n;
+    int64_t M = b->B * b->T, D = n->c.d_model, V = n->c.vocab, rows = config_vocab_rows(&n->c);
+    if (x->train)
+        bug("net_score with a context for training");
+    shape_slots(x, b->B, b->T);
+    const int32_t *ids = stage(x, x->ids, b->ids, M), *start = stage(x, x->start, b->start, M);
+    embed(x, ids, M);
+    run_layers(x, b->B, b->T, start, NULL);
+    struct norm fn = final_norm(x, x->residual, M);
+    n->be->norm_fwd(&fn);
+    int64_t *place = xmalloc((size_t)x->head_rows * sizeof *place);
+    for (int64_t m = 0; m < M;) {
+        int64_t k = 0;
+        for (; m < M && k < x->head_rows; m++) {
+            logp[m] = 0;
+            greedy[m] = false;
+            if (b->targets[m] < 0)
+                continue;
+            /* The residual stream has done its work: it takes the rows that are scored. */
+            n->be->copy(x->residual + k * D, x->normed + m * D, (size_t)D * sizeof(float));
+            place[k++] = m;
+        }
+        if (k == 0)
+            break;
+        head_logits(x, tensor_f32(x->residual, D), k);
+        for (int64_t i = 0; i < k; i++)
+            n->be->download(x->host + i * V, x->logits + i * rows, (size_t)V * sizeof *x->host);
+#pragma omp parallel for schedule(static)
+        for (int64_t i = 0; i < k; i++) {
+            int64_t best;
+            double lse = log_sum_exp(x->host + i * V, V, &best);
+            logp[place[i]] = (double)x->host[i * V + b->targets[place[i]]] - lse;
+            greedy[place[i]] = best == b->targets[place[i]];
+        }
+    }
+    free(place);
 }

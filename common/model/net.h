@@ -42,6 +42,8 @@ void net_state_free(struct net_state *s);
 float *net_state_data(struct net_state *s, int64_t *floats);
 /* Zeroes one sequence: it begins anew. */
 void net_state_clear(struct net_state *s, int64_t b);
+/* Sequence b of one state becomes sequence a of another, of the same net and room. */
+void net_state_copy_row(struct net_state *to, int64_t b, const struct net_state *from, int64_t a);
 /* Tokens that the state has seen. To be set when its data come from elsewhere. */
 int64_t net_state_pos(const struct net_state *s);
 void net_state_set_pos(struct net_state *s, int64_t pos);
@@ -71,6 +73,15 @@ void net_train(struct net_ctx *x, const struct batch *b, struct net_state *in, s
 /* Reads T tokens of each sequence, moves the state on, and gives the logits [B,vocab] after the last one. T = 1 takes
  * the one-token path. */
 void net_decode(struct net_ctx *x, struct net_state *state, const int32_t *ids, int64_t T, float *logits);
+/* One more token of sequences that stand at different places: sequence b has seen pos[b] > 0 tokens, fewer than the
+ * state's room; the state's own count is neither read nor moved, the caller keeps his. Of one sequence's logits and
+ * state nothing depends on what the others are; their number may change the rounding (that of the matrix library). */
+void net_decode_rows(struct net_ctx *x, struct net_state *state, const int32_t *ids, const int64_t *pos,
+                     float *logits);
+/* What a net thinks of the tokens whose target is not negative: the logarithm of the target's probability into
+ * logp [B,T], and whether it is the likeliest (of equals the lowest id) into greedy [B,T]; elsewhere 0 and false. Only
+ * these tokens pass the head. */
+void net_score(struct net_ctx *x, const struct batch *b, double *logp, bool *greedy);
 
 /* What a rank needs, in bytes, from the tables, without allocating. */
 struct net_memory {
