@@ -8,24 +8,28 @@
 
 #include "common/base/err.h"
 #include "common/base/file.h"
+#include "common/base/json.h"
 #include "common/base/mem.h"
 #include "common/base/meter.h"
 #include "common/base/opt.h"
 #include "common/base/out.h"
 #include "common/base/threads.h"
 #include "common/dist/comm.h"
-#include "common/eval/sample.h"
+#include "common/eval/loglik.h"
+#include "common/eval/prompts.h"
 #include "common/eval/score.h"
+#include "common/eval/tasks.h"
 #include "common/io/rundir.h"
 #include "common/model/weights.h"
 #include "common/text/tokenizer.h"
 
 static struct {
-    int64_t seq_len, batch, limit, threads, tokens, top_k, seed;
-    double temperature, top_p;
-    const char *prompt, *prompt_file, *tokenizer;
-    bool past_end;
-} o = { .seq_len = 1024, .batch = 4, .tokens = 256, .temperature = 0.8, .top_p = 1, .seed = 1 };
+    int64_t seq_len, task_len, batch, limit, threads, tokens, top_k, seed, bootstrap;
+    double temperature, top_p, min_p, penalty;
+    const char *prompt, *prompt_file, *prompts, *tokenizer, *stop, *output;
+    bool past_end, bos, log_samples, force;
+} o = { .seq_len = 1024, .task_len = 2048, .batch = 4, .tokens = 256, .temperature = 0.8, .top_p = 1, .penalty = 1,
+        .seed = 1, .bootstrap = 100000 };
 
 #define OPT_THREADS OPT_INT(0, "threads", "N", &o.threads, 0, 4096, "a rank; 0: OMP_NUM_THREADS, or the cores shared by the ranks")
 
@@ -40,13 +44,32 @@ static struct opt ppl_options[] = {
 static struct opt generate_options[] = {
     OPT_STR(0, "prompt", "TEXT", &o.prompt, "what the text begins with"),
     OPT_STR(0, "prompt-file", "FILE", &o.prompt_file, "the same from a file, '-': standard input"),
+    OPT_STR(0, "prompts", "FILE", &o.prompts, "a text for each {\"prompt\": ..., \"id\": ...} of a JSONL file, '-': standard input"),
+    OPT_INT(0, "batch", "N", &o.batch, 1, 1 << 20, "texts of --prompts at a time"),
     OPT_STR(0, "tokenizer", "SPEC", &o.tokenizer, "the model's; as in tokshard. Default: its name in the model"),
     OPT_INT(0, "tokens", "N", &o.tokens, 1, 1 << 30, "tokens to generate at most"),
     OPT_REAL(0, "temperature", "X", &o.temperature, 0, 100, "0: always the likeliest token"),
     OPT_INT(0, "top-k", "N", &o.top_k, 0, 1 << 30, "draw from the N likeliest tokens; 0: from all"),
     OPT_REAL(0, "top-p", "X", &o.top_p, 1e-6, 1, "draw from the likeliest tokens that hold this probability"),
+    OPT_REAL(0, "min-p", "X", &o.min_p, 0, 1, "draw from tokens at least X times as likely as the likeliest"),
+    OPT_REAL(0, "repetition-penalty", "X", &o.penalty, 1e-3, 1e3, "make tokens that were there before less likely; 1: no"),
+    OPT_STR(0, "stop", "TEXT", &o.stop, "end before this text, or any of a JSON list of texts"),
     OPT_INT(0, "seed", "N", &o.seed, 0, OPT_MAX_INT, "of the draw"),
     OPT_FLAG(0, "past-end", &o.past_end, "go on with another document when one ends"),
+    OPT_THREADS,
+    OPT_END,
+};
+
+static struct opt tasks_options[] = {
+    OPT_STR(0, "tokenizer", "SPEC", &o.tokenizer, "the model's; as in tokshard. Default: its name in the model"),
+    OPT_INT(0, "seq-len", "N", &o.task_len, 2, 1 << 30, "tokens of a request at most; more are cut off on the left"),
+    OPT_INT(0, "batch", "N", &o.batch, 1, 1 << 20, "requests at a time"),
+    OPT_INT(0, "limit", "N", &o.limit, 0, 1e15, "the first N documents of each task only; 0: all"),
+    OPT_INT(0, "bootstrap", "N", &o.bootstrap, 0, 1e9, "resamplings for the errors of perplexities; 0: no errors"),
+    OPT_FLAG(0, "bos", &o.bos, "the token that ends documents stands before every text, as in training"),
+    OPT_STR('o', "output", "DIR", &o.output, "write DIR/results.json, as lm-evaluation-harness does"),
+    OPT_FLAG(0, "log-samples", &o.log_samples, "and DIR/samples_TASK.jsonl, what was asked and answered"),
+    OPT_FLAG('f', "force", &o.force, "replace files that exist"),
     OPT_THREADS,
     OPT_END,
 };
@@ -114,26 +137,6 @@ static void read_prompt(struct buf *text)
         fclose(f);
 }
 
-/* Reads the prompt in pieces of bounded size; the state that carries them to each other has a constant size
- * but for the keys and values of attention. */
-static void prefill(struct net_ctx *x, struct net_state *s, const int32_t *ids, int64_t n, int64_t piece,
-                    float *logits)
-{
-    for (int64_t at = 0; at < n; at += piece)
-        net_decode(x, s, ids + at, n - at < piece ? n - at : piece, logits);
-}
-
-static void emit(struct token_stream *out, int32_t id)
-{
-    struct buf text = { 0 };
-    uint32_t one = (uint32_t)id;
-    if (tokenizer_try_decode(out, &one, 1, false, &text) < 0)
-        die("%s", err_last());
-    fwrite(text.data, 1, text.len, stdout);
-    fflush(stdout);
-    buf_free(&text);
-}
-
 /* The one that the model was trained with: by --tokenizer, else by its name, which is enough for "bytes". */
 static struct tokenizer *open_tokenizer(const char *model, const struct config *c)
 {
@@ -159,68 +162,106 @@ static struct tokenizer *open_tokenizer(const char *model, const struct config *
     return t;
 }
 
+/* --stop: a text, or a JSON list of texts. Lives as long as the process. */
+static void read_stops(struct prompt *p)
+{
+    static const char *one[1];
+    const char **list;
+    if (!o.stop)
+        return;
+    if (*o.stop == '[') {
+        char *text = xasprintf("{\"stop\":%s}", o.stop);
+        struct json *j = json_try_block("--stop", text, strlen(text));
+        if (!j || json_try_strs(j, "stop", &list, &p->stops) != 1)
+            die_usage("--stop is no JSON list of strings: %s", err_last());
+        p->stop = list;
+        free(text);
+    } else {
+        one[0] = o.stop;
+        p->stop = one;
+        p->stops = 1;
+    }
+    for (size_t i = 0; i < p->stops; i++)
+        if (!*p->stop[i])
+            die_usage("--stop holds an empty text");
+}
+
+static bool print_piece(void *to, const char *text, size_t n)
+{
+    (void)to;
+    fwrite(text, 1, n, stdout);
+    fflush(stdout);
+    return !ferror(stdout); /* else nobody listens any more */
+}
+
+/* One prompt, whose text is shown while it grows. */
+static int64_t stream_text(struct net *n, const struct tokenizer *tok, struct generation *g, struct prompt *p)
+{
+    struct buf text = { 0 };
+    struct token_ids ids = { 0 };
+    struct encoder e = { .in = token_stream_new(tok), .vocab = n->c.vocab };
+    read_prompt(&text);
+    *token_ids_room(&ids, 1) = (uint32_t)g->eod; /* a document begins after the end of another */
+    ids.n = 1;
+    if (encoder_try_text(&e, text.data, text.len, &ids) < 0)
+        die("the prompt: %s", err_last());
+    p->ids = ids.id;
+    p->n = (int64_t)ids.n;
+    g->room = p->n + p->tokens;
+    g->emit = print_piece;
+    fwrite(text.data, 1, text.len, stdout);
+    generate_run(n, tok, g, &p, 1, false);
+    fputc('\n', stdout);
+    token_stream_free(e.in);
+    buf_free(&text);
+    return p->made;
+}
+
 static int run_generate(int n_args, char **args)
 {
     (void)n_args;
-    if (comm_world()->size > 1)
-        die_usage("generate runs as one process, not as %d ranks", comm_world()->size);
+    struct comm *comm = comm_world();
+    if (comm->size > 1 && !o.prompts)
+        die_usage("generate runs as one process, not as %d ranks, but for --prompts", comm->size);
+    if (o.prompts && (o.prompt || o.prompt_file))
+        die_usage("--prompts excludes --prompt and --prompt-file");
+    struct prompt proto = { .tokens = o.tokens };
+    read_stops(&proto);
     struct net *n = load_model(args[0]);
-    const struct config *c = &n->c;
-    struct tokenizer *tok = open_tokenizer(args[0], c);
-    int64_t eod = tokenizer_info(tok)->eod;
-    struct token_stream *in = token_stream_new(tok), *out = token_stream_new(tok);
-    struct buf text = { 0 };
-    struct token_ids ids = { 0 };
-    read_prompt(&text);
-    *token_ids_room(&ids, 1) = (uint32_t)eod; /* a document begins after the end of another */
-    ids.n = 1;
-    tokenizer_encode(in, text.data, text.len, true, &ids);
-    for (size_t i = 0; i < ids.n; i++)
-        if (ids.id[i] >= (uint64_t)c->vocab)
-            die("token %u of the prompt is not below the model's 'vocab' %lld", ids.id[i], (long long)c->vocab);
-
-    int64_t length = (int64_t)ids.n, piece = length < 2048 ? length : 2048;
-    struct net_state *s = net_state_create(n, 1, length + o.tokens);
-    struct net_ctx *x = net_ctx_create(n, 1, piece, false, RECOMPUTE_NONE, length + o.tokens);
-    float *logits = xcalloc((size_t)c->vocab, sizeof *logits);
-    struct sampling how = { o.temperature, o.top_k, o.top_p, (uint64_t)o.seed };
+    struct tokenizer *tok = open_tokenizer(args[0], &n->c);
+    struct generation g = { .sampling = { o.penalty, o.temperature, o.top_k, o.top_p, o.min_p, (uint64_t)o.seed },
+                            .batch = o.prompts ? o.batch : 1, .eod = tokenizer_info(tok)->eod,
+                            .past_end = o.past_end };
     double begin = now_seconds();
-    prefill(x, s, (const int32_t *)ids.id, length, piece, logits);
-    double read_in = now_seconds() - begin;
-    fwrite(text.data, 1, text.len, stdout);
-    int64_t made = 0;
-    while (made < o.tokens) {
-        int32_t id = sample_token(&how, logits, c->vocab, 0, (uint64_t)made);
-        if (!isfinite(logits[id]))
-            die("token %lld: the model's output is not finite", (long long)made);
-        made++;
-        if (id == eod && !o.past_end)
-            break;
-        if (id == eod)
-            fputc('\n', stdout);
-        else
-            emit(out, id);
-        if (ferror(stdout))
-            break; /* nobody listens any more */
-        if (made < o.tokens)
-            net_decode(x, s, &id, 1, logits);
-    }
-    fputc('\n', stdout);
-    double seconds = now_seconds() - begin - read_in;
-    char rate[120], a[32], b[32];
-    snprintf(rate, sizeof rate, "prompt %lld tokens at %stokens/s, %lld tokens at %stokens/s", (long long)length,
-             format_si((double)length / read_in, a), (long long)made, format_si((double)made / seconds, b));
+    int64_t made = o.prompts ? prompts_run(comm, n, tok, &g, &proto, o.prompts) : stream_text(n, tok, &g, &proto);
+    char rate[120], a[32];
+    snprintf(rate, sizeof rate, "%lld tokens at %stokens/s", (long long)made,
+             format_si((double)made / (now_seconds() - begin), a));
     meter_last_words(rate);
-    free(logits);
-    net_ctx_free(x);
-    net_state_free(s);
+    prompt_free(&proto);
     net_free(n);
-    buf_free(&text);
-    token_ids_free(&ids);
-    token_stream_free(in);
-    token_stream_free(out);
     tokenizer_free(tok);
-    return EXIT_DONE;
+    return comm_agree(comm, EXIT_DONE);
+}
+
+static int run_tasks(int n_args, char **args)
+{
+    struct comm *comm = comm_world();
+    if (o.log_samples && !o.output)
+        die_usage("--log-samples needs --output");
+    struct net *n = load_model(args[0]);
+    struct tokenizer *tok = open_tokenizer(args[0], &n->c);
+    struct tasks_options how = { .model = args[0], .batch = o.batch, .seq_len = o.task_len, .limit = o.limit,
+                                 .bootstrap = o.bootstrap, .bos = o.bos, .output = o.output,
+                                 .log_samples = o.log_samples, .force = o.force };
+    double begin = now_seconds();
+    int64_t requests = tasks_run(comm, n, tok, &how, args + 1, n_args - 1);
+    char rate[64], a[32];
+    snprintf(rate, sizeof rate, "%srequests/s", format_si((double)requests / (now_seconds() - begin), a));
+    meter_last_words(rate);
+    net_free(n);
+    tokenizer_free(tok);
+    return comm_agree(comm, EXIT_DONE);
 }
 
 int main(int argc, char **argv)
@@ -228,6 +269,8 @@ int main(int argc, char **argv)
     static const struct command commands[] = {
         { "ssmeval ppl", "[options] MODEL DATA...", "Perplexity and bits per byte of sets of token shards.",
           ppl_options, NULL, 2, -1, run_ppl },
+        { "ssmeval tasks", "[options] MODEL TASK.jsonl...", "Runs tasks: choices, continuations, answers, perplexities.",
+          tasks_options, NULL, 2, -1, run_tasks },
         { "ssmeval generate", "[options] MODEL", "Goes on with a text.", generate_options, NULL, 1, 1, run_generate },
         { 0 },
     };

@@ -322,6 +322,8 @@ size_t json_count(const struct json *j)
     return json_kind(j) == JSON_MAP ? json_object_size(theirs(j)) : json_array_size(theirs(j));
 }
 
+size_t json_length(const struct json *text) { return json_string_length(theirs(text)); }
+
 const struct json *json_item(const struct json *array, size_t i)
 {
     return ours(json_array_get(theirs(array), i));
@@ -369,11 +371,21 @@ void json_put_str(struct json *map, const char *key, const char *v)
 {
     put(map, key, made(json_string(v), key));
 }
+void json_put_text(struct json *map, const char *key, const char *v, size_t n)
+{
+    put(map, key, made(json_stringn(v, n), key));
+}
 void json_put_null(struct json *map, const char *key) { put(map, key, json_null()); }
 void json_put(struct json *map, const char *key, struct json *v) { put(map, key, theirs(v)); }
 void json_add_int(struct json *list, int64_t v) { add(list, made(json_integer(v), "an element")); }
 void json_add_real(struct json *list, double v) { add(list, made(json_real(v), "an element")); }
 void json_add_str(struct json *list, const char *v) { add(list, made(json_string(v), "an element")); }
+void json_add_bool(struct json *list, bool v) { add(list, json_boolean(v)); }
+void json_add_text(struct json *list, const char *v, size_t n)
+{
+    add(list, made(json_stringn(v, n), "an element"));
+}
+struct json *json_clone(const struct json *j) { return ours(made(json_deep_copy(theirs(j)), "a copy")); }
 void json_add(struct json *list, struct json *v) { add(list, theirs(v)); }
 
 /* The fewest digits, of 15 to 17, that bring back every real: 1e-5 and not 1.0000000000000001e-5. */

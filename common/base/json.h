@@ -59,6 +59,8 @@ int json_try_strs(const struct json *object, const char *key, const char ***v, s
 
 /* Elements of an array, or pairs of an object (in the file's order); 0 for anything else. */
 size_t json_count(const struct json *j);
+/* Bytes of a string, which may hold NUL. */
+size_t json_length(const struct json *text);
 /* Element i of an array; NULL beyond its end. */
 const struct json *json_item(const struct json *array, size_t i);
 /* Goes over an object: NULL at first, then what it returned last; NULL after the last pair.
@@ -81,11 +83,17 @@ void json_put_int(struct json *map, const char *key, int64_t v);
 void json_put_real(struct json *map, const char *key, double v);
 void json_put_bool(struct json *map, const char *key, bool v);
 void json_put_str(struct json *map, const char *key, const char *v);
+/* n bytes, which may hold NUL. */
+void json_put_text(struct json *map, const char *key, const char *v, size_t n);
 void json_put_null(struct json *map, const char *key);
 void json_put(struct json *map, const char *key, struct json *v); /* takes v over */
 void json_add_int(struct json *list, int64_t v);
 void json_add_real(struct json *list, double v);
 void json_add_str(struct json *list, const char *v);
+void json_add_bool(struct json *list, bool v);
+void json_add_text(struct json *list, const char *v, size_t n);
+/* A value of another root, copied with all that is in it. */
+struct json *json_clone(const struct json *j);
 void json_add(struct json *list, struct json *v);                 /* takes v over */
 
 enum json_form { JSON_FLAT = 0, JSON_PRETTY = 1, JSON_BY_KEY = 2 }; /* or-ed; by key: else as inserted */

@@ -1,4 +1,4 @@
-/* jsonl.c - the text of one line of JSONL
+/* jsonl.c - the object on one line of JSONL, and its text
  * SPDX-License-Identifier: MIT
  */
 #include "jsonl.h"
@@ -48,22 +48,35 @@ static int try_id(struct jsonl *j, const char *key)
     return 0;
 }
 
-int jsonl_try_text(struct jsonl *j, const char *line, size_t len, const char *key, const char *id_key)
+struct json *jsonl_try_object(const char *line, size_t len)
 {
-    jsonl_clear(j);
-    if (len > MAX_VALUES && count_values(line, len) > MAX_VALUES)
-        return err_set("more than %d values on the line", MAX_VALUES);
-    j->root = json_try_line(line, len);
-    if (!j->root) {
+    if (len > MAX_VALUES && count_values(line, len) > MAX_VALUES) {
+        err_set("more than %d values on the line", MAX_VALUES);
+        return NULL;
+    }
+    struct json *root = json_try_line(line, len);
+    if (!root) {
         struct utf8 u = { 0 };
         char *why = xstrdup(err_last());
         if (utf8_try_check(&u, line, len, true) == 0) /* else what it says is more to the point */
             err_set("bad JSON: %s", why);
         free(why);
-        return -1;
+        return NULL;
     }
-    if (json_kind(j->root) != JSON_MAP)
-        return err_set("the line is not a JSON object");
+    if (json_kind(root) != JSON_MAP) {
+        json_free(root);
+        err_set("the line is not a JSON object");
+        return NULL;
+    }
+    return root;
+}
+
+int jsonl_try_text(struct jsonl *j, const char *line, size_t len, const char *key, const char *id_key)
+{
+    jsonl_clear(j);
+    j->root = jsonl_try_object(line, len);
+    if (!j->root)
+        return -1;
     if (id_key && try_id(j, id_key) < 0)
         return -1;
     switch (json_try_text(j->root, key, &j->text, &j->n)) {

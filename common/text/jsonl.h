@@ -1,4 +1,4 @@
-/* jsonl.h - the text of one line of JSONL
+/* jsonl.h - the object on one line of JSONL, and its text
  * SPDX-License-Identifier: MIT
  */
 #ifndef SSM_JSONL_H
@@ -7,7 +7,11 @@
 #include <stddef.h>
 #include <stdint.h>
 
+#include "common/base/json.h"
 #include "common/base/mem.h"
+
+/* The object on a line of `len` bytes, to be freed by json_free(). NULL with err_last(). */
+struct json *jsonl_try_object(const char *line, size_t len) __attribute__((warn_unused_result));
 
 /* Zero-initialise. */
 struct jsonl {
