@@ -24,7 +24,7 @@
 #include "common/text/tokenizer.h"
 
 static struct {
-    int64_t seq_len, task_len, batch, limit, threads, tokens, top_k, seed, bootstrap;
+    int64_t seq_len, stride, task_len, batch, limit, threads, tokens, top_k, seed, bootstrap;
     double temperature, top_p, min_p, penalty;
     const char *prompt, *prompt_file, *prompts, *tokenizer, *stop, *output;
     bool past_end, bos, log_samples, force;
@@ -35,6 +35,7 @@ static struct {
 
 static struct opt ppl_options[] = {
     OPT_INT(0, "seq-len", "N", &o.seq_len, 1, 1 << 30, "tokens of a window"),
+    OPT_INT(0, "stride", "N", &o.stride, 0, 1 << 30, "a window begins every N tokens and scores what is new; 0: seq-len"),
     OPT_INT(0, "batch", "N", &o.batch, 1, 1 << 20, "windows at a time"),
     OPT_INT(0, "limit", "N", &o.limit, 0, 1e15, "score the first N tokens only; 0: all"),
     OPT_THREADS,
@@ -92,15 +93,17 @@ static struct net *load_model(const char *path)
 
 static int run_ppl(int n_args, char **args)
 {
-    (void)n_args;
     struct comm *comm = comm_world();
+    if (o.stride > o.seq_len)
+        die_usage("--stride %lld is more than --seq-len %lld: tokens between windows would not be scored",
+                  (long long)o.stride, (long long)o.seq_len);
     struct net *n = load_model(args[0]);
     if (comm->rank == 0)
         printf("# data\ttokens\tdocuments\tbytes\tnats_per_token\tperplexity\tbits_per_token\tbits_per_byte\n");
     double begin = now_seconds();
     int64_t tokens = 0;
     for (int i = 1; i < n_args; i++) {
-        struct score s = score_set(comm, n, args[i], o.seq_len, o.batch, o.limit);
+        struct score s = score_set(comm, n, args[i], o.seq_len, o.stride ? o.stride : o.seq_len, o.batch, o.limit);
         double nats = s.nats / (double)s.tokens;
         tokens += s.tokens;
         if (comm->rank == 0)

@@ -8,8 +8,8 @@
 #include "common/base/meter.h"
 #include "common/io/window.h"
 
-struct score score_set(struct comm *comm, struct net *n, const char *dir, int64_t seq_len, int64_t batch,
-                       int64_t limit)
+struct score score_set(struct comm *comm, struct net *n, const char *dir, int64_t seq_len, int64_t stride,
+                       int64_t batch, int64_t limit)
 {
     struct shards *s = shards_try_open(dir);
     if (!s)
@@ -25,7 +25,7 @@ struct score score_set(struct comm *comm, struct net *n, const char *dir, int64_
         die("'%s' was made by tokenizer '%s' (%s), the model knows '%s' (%s)", dir, info->tokenizer, hash,
             n->c.tokenizer, n->c.tokenizer_hash);
     int64_t tokens = limit > 0 && limit < info->n_tokens ? limit : info->n_tokens;
-    int64_t windows = (tokens + seq_len - 1) / seq_len;
+    int64_t windows = 1 + (tokens > seq_len ? (tokens - seq_len + stride - 1) / stride : 0);
     int64_t share = (windows + comm->size - 1) / comm->size; /* of each rank, in order */
     int64_t from = comm->rank * share < windows ? comm->rank * share : windows;
     int64_t to = from + share < windows ? from + share : windows;
@@ -40,10 +40,12 @@ struct score score_set(struct comm *comm, struct net *n, const char *dir, int64_
     for (int64_t w = from; w < to; w += batch) {
         int64_t rows = to - w < batch ? to - w : batch;
         for (int64_t r = 0; r < rows; r++) {
-            int64_t at = (w + r) * seq_len, left = tokens - at;
+            int64_t at = (w + r) * stride, left = tokens - at, seen = w + r > 0 ? seq_len - stride : 0;
             if (window_try_read(s, at, at, left < seq_len ? left : seq_len, seq_len, ids + r * seq_len,
                                 targets + r * seq_len, start + r * seq_len) < 0)
                 die("%s", err_last());
+            for (int64_t t = 0; t < seen; t++)
+                targets[r * seq_len + t] = -1; /* the window before has scored it */
         }
         net_loss(x, &(struct batch){ rows, seq_len, ids, targets, start }, NULL, loss);
         const char *fault = n->be->sync();

@@ -15,11 +15,12 @@ struct score {
     double nats;                    /* sum of the losses */
 };
 
-/* Collective. Scores every token of the set exactly once, in disjoint windows of seq_len tokens (documents see
- * nothing of each other, and nothing before their window); `batch` windows at a time; at most `limit` tokens
+/* Collective. Scores every token of the set exactly once, in windows of seq_len tokens (documents see nothing of each
+ * other, and nothing before their window), of which one begins every `stride` tokens, 1 <= stride <= seq_len: behind the first
+ * window a token has at least seq_len - stride tokens before it, or its document. `batch` windows at a time; at most `limit` tokens
  * (0: all), then documents and bytes are scaled with the tokens. Windows are shared by the ranks and
  * their sums added in the order of the windows, so the result is the same on any number of ranks. */
-struct score score_set(struct comm *comm, struct net *n, const char *dir, int64_t seq_len, int64_t batch,
-                       int64_t limit);
+struct score score_set(struct comm *comm, struct net *n, const char *dir, int64_t seq_len, int64_t stride,
+                       int64_t batch, int64_t limit);
 
 #endif

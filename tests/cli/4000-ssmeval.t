@@ -46,6 +46,14 @@ ok 'the last window, half full, counts; also alone on its rank' '
         ppl --seq-len $s --batch 3 model even >e && near "$(field e 5)" "$(field e320 5)" 1e-6 || exit 1
     done
     for s in 32 48 96; do ppl --seq-len $s model even >e && $mpi -n 3 "$E" ppl -q --seq-len $s model even | cmp e - || exit 1; done'
+ok '--stride: with a document'"'"'s length of context in every window none loses what was before it' '
+    for p in 70:30 66:31 100:1 45:13; do
+        ppl --seq-len ${p%:*} model even >d && ! near "$(field d 5)" "$(field e320 5)" 1e-4 >/dev/null && ppl --seq-len ${p%:*} --stride ${p#*:} --batch 3 model even >e &&
+        [ "$(field e 2)" -eq 320 ] && near "$(field e 5)" "$(field e320 5)" 1e-6 && $mpi -n 3 "$E" ppl -q --seq-len ${p%:*} --stride ${p#*:} --batch 3 model even | cmp e - || { echo $p; exit 1; }
+    done'
+ok '--stride as long as the window is none; less of it knows more; what is more is refused' '
+    ppl --stride 1024 model data | cmp ref - && ppl --seq-len 32 model data >d && ppl --seq-len 32 --stride 8 model data >e && [ "$(field e 2)" -eq "$(field d 2)" ] &&
+    awk -v a="$(field d 5)" -v b="$(field e 5)" "BEGIN { exit !(b < a) }" && ppl --seq-len 32 --stride 8 --limit 500 model data >e && [ "$(field e 2)" -eq 500 ] && says 2 "more than --seq-len" ppl --seq-len 32 --stride 33 model data'
 ok 'the columns fit together' '
     head -n 1 ref | grep -qx "# data	tokens	documents	bytes	nats_per_token	perplexity	bits_per_token	bits_per_byte" &&
     awk -F "\t" "/^#/ { next } function bad(a, b) { return a / b > 1.00001 || b / a > 1.00001 }
