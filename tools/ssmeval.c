@@ -18,18 +18,19 @@
 #include "common/eval/loglik.h"
 #include "common/eval/prompts.h"
 #include "common/eval/score.h"
+#include "common/eval/synth.h"
 #include "common/eval/tasks.h"
 #include "common/io/rundir.h"
 #include "common/model/weights.h"
 #include "common/text/tokenizer.h"
 
 static struct {
-    int64_t seq_len, stride, task_len, batch, limit, threads, tokens, top_k, seed, bootstrap;
+    int64_t seq_len, stride, task_len, batch, limit, threads, tokens, top_k, seed, bootstrap, length, shortest, count, shots;
     double temperature, top_p, min_p, penalty;
-    const char *prompt, *prompt_file, *prompts, *tokenizer, *stop, *output;
-    bool past_end, bos, log_samples, force;
+    const char *prompt, *prompt_file, *prompts, *tokenizer, *stop, *output, *synth_tokenizer;
+    bool past_end, text, bos, log_samples, force;
 } o = { .seq_len = 1024, .task_len = 2048, .batch = 4, .tokens = 256, .temperature = 0.8, .top_p = 1, .penalty = 1,
-        .seed = 1, .bootstrap = 100000 };
+        .seed = 1, .bootstrap = 100000, .length = 1024, .count = 100, .shots = 2, .synth_tokenizer = "bytes" };
 
 #define OPT_THREADS OPT_INT(0, "threads", "N", &o.threads, 0, 4096, "a rank; 0: OMP_NUM_THREADS, or the cores shared by the ranks")
 
@@ -72,6 +73,19 @@ static struct opt tasks_options[] = {
     OPT_FLAG(0, "log-samples", &o.log_samples, "and DIR/samples_TASK.jsonl, what was asked and answered"),
     OPT_FLAG('f', "force", &o.force, "replace files that exist"),
     OPT_THREADS,
+    OPT_END,
+};
+
+static struct opt synth_options[] = {
+    OPT_INT(0, "length", "N", &o.length, 1, 1 << 30, "tokens of a document and its answer at most"),
+    OPT_INT(0, "shortest", "N", &o.shortest, 0, 1 << 30, "lengths differ, evenly between N and --length; 0: all as long"),
+    OPT_INT(0, "count", "N", &o.count, 1, 1 << 30, "documents"),
+    OPT_INT(0, "seed", "N", &o.seed, 0, OPT_MAX_INT, "another seed, other documents"),
+    OPT_INT(0, "shots", "N", &o.shots, 0, 1 << 20, "examples before the question (phone books)"),
+    OPT_FLAG(0, "text", &o.text, "text to train on instead of a task: {\"text\": document with its answer}"),
+    OPT_STR(0, "tokenizer", "SPEC", &o.synth_tokenizer, "whose tokens are counted; as in tokshard"),
+    OPT_STR('o', "output", "FILE", &o.output, "default: standard output"),
+    OPT_FLAG('f', "force", &o.force, "replace a file that exists"),
     OPT_END,
 };
 
@@ -267,6 +281,37 @@ static int run_tasks(int n_args, char **args)
     return comm_agree(comm, EXIT_DONE);
 }
 
+static int run_synth(int n_args, char **args)
+{
+    (void)n_args;
+    struct synth_options how = { .length = o.length, .shortest = o.shortest, .count = o.count, .shots = o.shots,
+                                 .seed = (uint64_t)o.seed, .text = o.text };
+    struct opt kind = OPT_CHOICE(0, "KIND", &how.kind, SYNTH_KINDS, "");
+    if (comm_world()->size > 1)
+        die_usage("synth runs as one process, not as %d ranks", comm_world()->size);
+    if (opt_try_set(&kind, args[0]) < 0)
+        die_usage("%s", err_last());
+    if (o.shortest > o.length)
+        die_usage("--shortest %lld is more than --length %lld", (long long)o.shortest, (long long)o.length);
+    if (opt_find(synth_options, "shots")->set_by && how.kind > SYNTH_REVERSED)
+        die_usage("--shots is for phone books, not for '%s'", args[0]);
+    struct tokenizer *t = tokenizer_try_open(o.synth_tokenizer, NULL);
+    if (!t)
+        die("%s", err_last());
+    struct out *file = o.output ? out_open(o.output, o.force) : NULL;
+    FILE *f = file ? fopen(out_temp(file), "wb") : stdout;
+    if (!f)
+        die_errno("cannot write '%s'", out_temp(file));
+    synth_write(&how, t, f);
+    if (file) {
+        if (ferror(f) | fclose(f))
+            die_errno("cannot write '%s'", out_temp(file));
+        out_commit(file);
+    }
+    tokenizer_free(t);
+    return EXIT_DONE;
+}
+
 int main(int argc, char **argv)
 {
     static const struct command commands[] = {
@@ -275,6 +320,8 @@ int main(int argc, char **argv)
         { "ssmeval tasks", "[options] MODEL TASK.jsonl...", "Runs tasks: choices, continuations, answers, perplexities.",
           tasks_options, NULL, 2, -1, run_tasks },
         { "ssmeval generate", "[options] MODEL", "Goes on with a text.", generate_options, NULL, 1, 1, run_generate },
+        { "ssmeval synth", "[options] KIND", "Makes tasks, or text, of phone books, needles, variables and words.",
+          synth_options, NULL, 1, 1, run_synth },
         { 0 },
     };
     err_init("ssmeval");

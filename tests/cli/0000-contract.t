@@ -148,7 +148,13 @@ ckmerge merge -q -n -o x run
 ckmerge split -q -n -o x --parts 2 run
 ckmerge average -q -n -o x run run
 ssmeval ppl -q --limit 40 model set
-ssmeval generate -q --tokens 4 model"
+ssmeval tasks -q model task.jsonl
+ssmeval generate -q --tokens 4 model
+ssmeval generate -q --tokens 4 --prompts prompts.jsonl model
+ssmeval synth -q --count 1 phonebook"
+echo '{"output_type": "loglikelihood"}
+{"context": "a", "continuation": "b"}' >task.jsonl
+echo '{"prompt": "a"}' >prompts.jsonl
 run ckmerge merge -q --drop-optimizer -o part-of-it run
 echo "$prints" >printing
 if [ -c /dev/full ]; then
@@ -201,7 +207,9 @@ ssmeval --complete
 ssmeval ppl --complete
 WORDS'
     ok 'two ranks: a command of one process refuses, once' '
-        must_exit 2 $mpi -n 2 "$SSM_BIN/ssmeval" generate model >out 2>err </dev/null && empty out && one_line err'
+        for c in "generate model" "synth needle"; do
+            must_exit 2 $mpi -n 2 "$SSM_BIN/ssmeval" $c >out 2>err </dev/null && empty out && one_line err || exit 1
+        done'
 else
     skip 'two ranks' "no ${MPIEXEC:-mpiexec}"
 fi
