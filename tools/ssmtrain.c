@@ -870,7 +870,9 @@ static int run(int n_args, char **args)
         note(1, "goes on from '%s'", ckpt_dir(from));
     } else if (base) {
         trainer_load(r.t, base, o.keep_optimizer ? TRAINER_OPTIMIZER : TRAINER_WEIGHTS);
-        r.history = xasprintf("%s\n%s", ckpt_history(base), meter_history());
+        char *now = meter_history();
+        r.history = xasprintf("%s\n%s", ckpt_history(base), now);
+        free(now);
         note(1, "begins with the weights%s of '%s'", o.keep_optimizer ? " and moments" : "", ckpt_dir(base));
     } else {
         net_init(r.t->net, (uint64_t)o.seed);
