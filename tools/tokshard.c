@@ -432,6 +432,11 @@ static void stat_set(const char *dir)
     print_ratio("tokens_per_byte", "%.6g", tokens, bytes);
     printf("members\t%d\ntokenizer\t%s\nvocab\t%lld\nreplaced\t%lld\n", shards_count(s), i->tokenizer,
            (long long)i->vocab, (long long)i->n_replaced);
+    if (i->seq_len) {
+        printf("seq_len\t%lld\nsamples\t%lld\ntargets\t%lld\n", (long long)i->seq_len, (long long)i->n_samples,
+               (long long)i->n_targets);
+        print_ratio("samples_filled", "%.6f", tokens, (double)i->n_samples * (double)i->seq_len);
+    }
     printf("unigram_bits_per_token\t%.6f\n", st.bits);
     print_ratio("unigram_bits_per_byte", "%.6f", st.bits * tokens, bytes);
     printf("hash\t%016llx\n", (unsigned long long)shards_hash(s));
@@ -659,6 +664,8 @@ static void export_set(const char *dir)
     if (ex.drop_eod && ex.format)
         die_usage("--drop-eod is for megatron: in files of llm.c nothing else divides documents");
     struct shards *s = open_set(dir);
+    if (shards_info(s)->seq_len)
+        die("'%s' is packed for fine-tuning: files of other programs have no place for its loss mask", dir);
     int64_t tokens = convert_export(s, &o);
     note(1, "%lld documents, %lld tokens", (long long)shards_info(s)->n_docs, (long long)tokens);
     shards_close(s);

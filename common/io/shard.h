@@ -7,9 +7,17 @@
  *   attributes  kind, format, tokenizer (name), tokenizer_hash, vocab, eod (id of the end-of-document token),
  *               n_tokens, n_docs, n_bytes (bytes of text), n_replaced (U+FFFD that stand in it for what was no
  *               UTF-8; files without it: 0), source, content (hash of tokens and ends), history
+ * A packed file, for fine-tuning, has besides
+ *   /loss_mask  u8 [n_tokens], chunked as /tokens: 1: the token counts as a target, 0: it does not
+ *   /sample_end u64 [n_samples], contiguous: end of each sample, exclusive. A sample is a row of a batch: one or more
+ *               whole documents, seq_len tokens at most; the last one ends where the tokens do
+ *   attributes  seq_len, n_samples, n_targets (ones in the mask); format is 2, for an older program would take every
+ *               token for a target; content is a hash of mask and ends of samples too
+ * All members of a set are packed, with one seq_len, or none is.
  * A set: members in the order of their parts. Its index.h5 repeats tokenizer, vocab, eod and source, sums the
- * counts, and has /parts: n_tokens, n_docs, n_bytes, content of each member; and /tokens, virtual. Token offsets
- * below run over the whole set; those in /doc_end over the member.
+ * counts, and has /parts: n_tokens, n_docs, n_bytes, content of each member; and /tokens, virtual. That of a packed set
+ * also has seq_len, the columns n_samples and n_targets, and /loss_mask, virtual. Token offsets below run over the whole
+ * set; those in /doc_end and /sample_end over the member.
  */
 #ifndef SSM_SHARD_H
 #define SSM_SHARD_H
@@ -27,19 +35,25 @@ struct shard_info {
     int64_t eod;
     int64_t n_tokens, n_docs, n_bytes;
     int64_t n_replaced; /* U+FFFD put in for what was no UTF-8 */
+    int64_t seq_len;    /* packed: most tokens of a sample; else 0 */
+    int64_t n_samples, n_targets; /* packed; else 0 */
     char source[64];    /* what the set was made from, as its maker words it (a fingerprint); may be "" */
 };
 
 /* ---- writing ---- */
 
 struct shard_writer;
-/* Starts the shard file `path` (temporary until the end). info: tokenizer, hash, vocab, eod, source are read.
- * A file with no documents at all is fine. level: zstd level. Dies on failure. */
+/* Starts the shard file `path` (temporary until the end). info: tokenizer, hash, vocab, eod, source, seq_len are read.
+ * A file with no documents at all is fine. seq_len > 0 makes a packed one. level: zstd level. Dies on failure. */
 struct shard_writer *shard_create(const char *path, const struct shard_info *info, int level, bool force);
-/* Adds tokens of the current document (any number of calls), then ends it: the eod token is added here, and
+/* Not packed: adds tokens of the current document (any number of calls), then ends it: the eod token is added here, and
  * n_bytes of text counted. Tokens are checked against the vocabulary (bug() when they do not fit). */
 void shard_add(struct shard_writer *w, const uint32_t *tokens, int64_t n);
 void shard_end_doc(struct shard_writer *w, int64_t n_bytes);
+/* Packed: adds a document of n > 0 tokens, the last of them the eod token, with their mask of 0 and 1, to the current
+ * sample, of which the second one is the end. bug() where that makes more than seq_len tokens. */
+void shard_add_doc(struct shard_writer *w, const uint32_t *tokens, const uint8_t *mask, int64_t n, int64_t n_bytes);
+void shard_end_sample(struct shard_writer *w);
 /* n more U+FFFD stand in the text that were not in the input. */
 void shard_add_replaced(struct shard_writer *w, int64_t n);
 /* Writes what is left, syncs, renames; frees w; info (may be NULL) gets the counts. */
@@ -74,7 +88,7 @@ uint64_t shards_hash(const struct shards *s);
 int shards_count(const struct shards *s);
 const struct set_member *shards_member(const struct shards *s, int i);
 /* Verifies one member deeply: file checksum, every chunk decodes, tokens < vocab, doc_end ascending and
- * each at an eod token, counts. 0, or -1 with err_last(). */
+ * each at an eod token, samples of whole documents and no longer than they may be, a mask of 0 and 1, counts. 0, or -1 with err_last(). */
 int shards_try_verify(struct shards *s, int i) __attribute__((warn_unused_result));
 
 /* Tokens [offset, offset+n) of the set, across members. 0, or -1 with err_last() (also for a token >= vocab). */
@@ -86,5 +100,12 @@ int64_t shards_try_doc_ends(struct shards *s, int64_t offset, int64_t n, int64_t
     __attribute__((warn_unused_result));
 /* End of document i (0 <= i < n_docs), exclusive, or -1 with err_last(). */
 int64_t shards_try_doc_end(struct shards *s, int64_t i) __attribute__((warn_unused_result));
+/* Where sample i (0 <= i < n_samples) of a packed set begins and ends (exclusive). 0, or -1 with err_last(). */
+int shards_try_sample(struct shards *s, int64_t i, int64_t *from, int64_t *to) __attribute__((warn_unused_result));
+/* Which of the tokens [offset, offset+n) count as targets, 0 or 1 each; of a set that is not packed all do. 0, or -1
+ * with err_last(). */
+int shards_try_mask(struct shards *s, int64_t offset, int64_t n, uint8_t *mask) __attribute__((warn_unused_result));
+/* From now on shards_try_mask() says that all do. */
+void shards_drop_mask(struct shards *s);
 
 #endif

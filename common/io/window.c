@@ -33,6 +33,9 @@ int window_try_read(struct shards *s, int64_t origin, int64_t offset, int64_t le
     int rc = length > 0 ? shards_try_read(s, from, n, tokens) : 0;
     if (rc == 0 && length > 0 && (n_ends = shards_try_doc_ends(s, back, offset + length - back, ends, room)) < 0)
         rc = -1;
+    uint8_t *mask = xmalloc((size_t)length + 1);
+    if (rc == 0 && shards_try_mask(s, offset, length, mask) < 0)
+        rc = -1;
     int64_t begin = origin, e = 0; /* where the current document begins */
     for (int64_t t = 0; t < T && rc == 0; t++) {
         if (t >= length) { /* padding: a document of its own, unscored */
@@ -45,10 +48,11 @@ int window_try_read(struct shards *s, int64_t origin, int64_t offset, int64_t le
         while (e < n_ends && ends[e] <= at)
             begin = ends[e++];
         ids[t] = at == 0 ? eod : (int32_t)tokens[at - 1 - from];
-        targets[t] = (int32_t)tokens[at - from];
+        targets[t] = mask[t] ? (int32_t)tokens[at - from] : -1;
         start[t] = begin - offset < -(1 << 30) ? -(1 << 30) : (int32_t)(begin - offset);
     }
     free(tokens);
     free(ends);
+    free(mask);
     return rc;
 }

@@ -32,6 +32,12 @@ static void check_alike(const struct shard_info *a, const char *dir_a, const str
     if (a->vocab != b->vocab || a->eod != b->eod)
         die("'%s' has vocabulary %lld and end token %lld, '%s' has %lld and %lld", dir_a, (long long)a->vocab,
             (long long)a->eod, dir_b, (long long)b->vocab, (long long)b->eod);
+    if (!a->seq_len != !b->seq_len)
+        die("'%s' is packed and '%s' is not: sets to be merged are of one kind", a->seq_len ? dir_a : dir_b,
+            a->seq_len ? dir_b : dir_a);
+    if (a->seq_len != b->seq_len)
+        die("'%s' has samples of %lld tokens at most, '%s' of %lld", dir_a, (long long)a->seq_len, dir_b,
+            (long long)b->seq_len);
 }
 
 /* Looks at all sets: what they are together, and how many members they have. */

@@ -17,7 +17,7 @@ struct merge_counts { /* only int64_t: ranks add them up */
     int64_t kept, made; /* members */
 };
 /* Collective: ranks share the members. Dies when the sets are not of one tokenizer, when one of them would be
- * overwritten, and when a member is damaged. A set may come twice. */
+ * overwritten, when some are packed and others not (or for another seq_len), and when a member is damaged. A set may come twice. */
 void merge_sets(const char *output, char **sets, int n, bool force, struct comm *c, struct merge_counts *k);
 
 #endif
