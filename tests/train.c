@@ -29,7 +29,7 @@ static void one_set(void **state)
     (void)state;
     struct order o;
     enum { TOKENS = 1003, T = 10, W = 101 };
-    order_init(&o, 7, ORDER_SHUFFLE, T, 4, &(struct order_set){ TOKENS, 2.5 }, 1);
+    order_init(&o, 7, ORDER_SHUFFLE, T, 4, &(struct order_set){ TOKENS, 2.5, 0 }, 1);
     int64_t first[W];
     int moved = 0;
     for (int epoch = 0; epoch < 3; epoch++) {
@@ -60,7 +60,7 @@ static void blend(void **state)
 {
     (void)state;
     struct order o;
-    const struct order_set sets[3] = { { 5000, 0.7 }, { 90, 0.25 }, { 400, 0.05 } };
+    const struct order_set sets[3] = { { 5000, 0.7, 0 }, { 90, 0.25, 0 }, { 400, 0.05, 0 } };
     order_init(&o, 1, ORDER_SHUFFLE, 10, 8, sets, 3);
     int64_t count[3] = { 0 }, epoch[3] = { 0 };
     for (int64_t i = 0; i < 20000; i++) {
@@ -75,12 +75,40 @@ static void blend(void **state)
     order_free(&o);
 }
 
+/* Each sample of a packed set once an epoch, among the windows of another. */
+static void packed(void **state)
+{
+    (void)state;
+    struct order o;
+    enum { N = 37 };
+    const struct order_set sets[2] = { { 1000, 1, N }, { 320, 1, 0 } };
+    order_init(&o, 5, ORDER_SHUFFLE, 10, 4, sets, 2);
+    int seen[N] = { 0 }, moved = 0, windows = 0;
+    for (int64_t i = 0, k = 0; k < 3 * N; i++) {
+        struct sample s = order_at(&o, i - i % 4, i % 4);
+        if (s.set == 1) {
+            assert_int_equal(s.packed, -1);
+            assert_int_equal(s.length, 10);
+            windows++;
+            continue;
+        }
+        assert_int_equal(s.epoch, k / N);
+        assert_in_range(s.packed, 0, N - 1);
+        assert_int_equal(seen[s.packed]++, k / N);
+        moved += s.packed != k % N;
+        k++;
+    }
+    assert_true(moved > 2 * N && windows > 100);
+    assert_true(fabs(order_epochs(&o, 0, 2 * N) - 1) < 1e-9);
+    order_free(&o);
+}
+
 /* Each row walks its own stretch in order and says so; together they see every token once an epoch. */
 static void stream(void **state)
 {
     (void)state;
     struct order o;
-    const struct order_set sets[2] = { { 995, 3 }, { 41, 1 } };
+    const struct order_set sets[2] = { { 995, 3, 0 }, { 41, 1, 0 } };
     order_init(&o, 1, ORDER_STREAM, 10, 4, sets, 2);
     int64_t expect[4] = { 0 }, total = 0;
     for (int64_t step = 0; step < 34; step++)
@@ -105,7 +133,7 @@ static void large(void **state)
 {
     (void)state;
     struct order o;
-    order_init(&o, 3, ORDER_SHUFFLE, 4096, 1024, &(struct order_set){ 20000000000000, 1 }, 1);
+    order_init(&o, 3, ORDER_SHUFFLE, 4096, 1024, &(struct order_set){ 20000000000000, 1, 0 }, 1);
     for (int64_t n = 0; n < 4; n++) {
         struct sample s = order_at(&o, 4000000000 + n * 1024, 1023);
         assert_true(s.offset >= 0 && s.offset < 20000000000000 && s.length > 0 && s.epoch == 0);
@@ -373,9 +401,17 @@ static void sampling(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(one_set), cmocka_unit_test(blend), cmocka_unit_test(stream),
-        cmocka_unit_test(large),   cmocka_unit_test(rates), cmocka_unit_test(warmup_stable_decay),
-        cmocka_unit_test(ramps),   cmocka_unit_test(z_scores), cmocka_unit_test(event_files), cmocka_unit_test(sampling),
+        cmocka_unit_test(one_set),
+        cmocka_unit_test(blend),
+        cmocka_unit_test(packed),
+        cmocka_unit_test(stream),
+        cmocka_unit_test(large),
+        cmocka_unit_test(rates),
+        cmocka_unit_test(warmup_stable_decay),
+        cmocka_unit_test(ramps),
+        cmocka_unit_test(z_scores),
+        cmocka_unit_test(event_files),
+        cmocka_unit_test(sampling),
     };
     err_init("train");
     cmocka_set_message_output(CM_OUTPUT_TAP);

@@ -28,7 +28,7 @@ static struct {
     int64_t seq_len, stride, task_len, batch, limit, threads, tokens, top_k, seed, bootstrap, length, shortest, count, shots;
     double temperature, top_p, min_p, penalty;
     const char *prompt, *prompt_file, *prompts, *tokenizer, *stop, *output, *synth_tokenizer;
-    bool past_end, text, bos, log_samples, force;
+    bool past_end, no_mask, text, bos, log_samples, force;
 } o = { .seq_len = 1024, .task_len = 2048, .batch = 4, .tokens = 256, .temperature = 0.8, .top_p = 1, .penalty = 1,
         .seed = 1, .bootstrap = 100000, .length = 1024, .count = 100, .shots = 2, .synth_tokenizer = "bytes" };
 
@@ -39,6 +39,7 @@ static struct opt ppl_options[] = {
     OPT_INT(0, "stride", "N", &o.stride, 0, 1 << 30, "a window begins every N tokens and scores what is new; 0: seq-len"),
     OPT_INT(0, "batch", "N", &o.batch, 1, 1 << 20, "windows at a time"),
     OPT_INT(0, "limit", "N", &o.limit, 0, 1e15, "score the first N tokens only; 0: all"),
+    OPT_FLAG(0, "no-mask", &o.no_mask, "packed sets: score every token, not those alone that count as targets"),
     OPT_THREADS,
     OPT_END,
 };
@@ -117,7 +118,7 @@ static int run_ppl(int n_args, char **args)
     double begin = now_seconds();
     int64_t tokens = 0;
     for (int i = 1; i < n_args; i++) {
-        struct score s = score_set(comm, n, args[i], o.seq_len, o.stride ? o.stride : o.seq_len, o.batch, o.limit);
+        struct score s = score_set(comm, n, args[i], o.seq_len, o.stride ? o.stride : o.seq_len, o.batch, o.limit, o.no_mask);
         double nats = s.nats / (double)s.tokens;
         tokens += s.tokens;
         if (comm->rank == 0)

@@ -213,7 +213,12 @@ static struct data open_data(int n, char **args)
     for (int i = 0; i < d.n; i++) {
         const struct blend_set *s = &d.blend.set[i];
         d.dirs[i] = s->path;
-        d.sets[i] = (struct order_set){ .tokens = s->info.n_tokens, .weight = s->weight };
+        if (s->info.seq_len > o.seq_len)
+            die_usage("'%s' has samples of up to %lld tokens, '--seq-len' is %lld", s->path, (long long)s->info.seq_len,
+                      (long long)o.seq_len);
+        if (s->info.seq_len && o.order == ORDER_STREAM)
+            die_usage("'%s' is packed: its samples have no order to be walked in ('--order stream')", s->path);
+        d.sets[i] = (struct order_set){ s->info.n_tokens, s->weight, s->info.n_samples };
         d.info = s->info;
         buf_addf(&d.hashes, "%s%016llx@%.17g", i ? " " : "", (unsigned long long)s->hash, s->weight);
     }
@@ -298,7 +303,7 @@ static void look_at_valids(struct comm *comm, const struct trainer *t, struct me
         double begin = now_seconds();
         int verbosity = err_verbosity();
         err_set_verbosity(0); /* its progress would stand between the run's own lines */
-        struct score s = score_set(comm, t->net, valids[i], o.seq_len, t->opt.micro_rows, o.valid_tokens);
+        struct score s = score_set(comm, t->net, valids[i], o.seq_len, o.seq_len, t->opt.micro_rows, o.valid_tokens, false);
         err_set_verbosity(verbosity);
         struct metrics_valid l = { t->step, t->samples, valids[i], s.tokens, s.nats / (double)s.tokens, 0, 0, 0 };
         l.ppl = exp(l.loss);

@@ -452,14 +452,14 @@ static void stat_blend(const char *file)
         die("%s", err_last());
     for (size_t i = 0; i < b.n; i++) {
         weights += b.set[i].weight;
-        budget += show.budget ? 0 : (double)b.set[i].info.n_tokens;
+        budget += show.budget ? 0 : blend_tokens(&b.set[i].info);
     }
     printf("# set\tdocuments\ttokens\tbytes\tweight\tshare\tepochs\n");
     for (size_t i = 0; i < b.n; i++) {
         const struct blend_set *x = &b.set[i];
         printf("%s\t%lld\t%lld\t%lld\t%g\t%.6f\t%.4f\n", x->path, (long long)x->info.n_docs,
                (long long)x->info.n_tokens, (long long)x->info.n_bytes, x->weight, x->weight / weights,
-               budget * x->weight / weights / (double)x->info.n_tokens);
+               budget * x->weight / weights / blend_tokens(&x->info));
     }
     blend_free(&b);
 }

@@ -195,6 +195,11 @@ int blend_try_read(struct blend *b, const char *file)
     return rc;
 }
 
+double blend_tokens(const struct shard_info *i)
+{
+    return i->seq_len ? (double)i->n_samples * (double)i->seq_len : (double)i->n_tokens;
+}
+
 int blend_try_open(struct blend *b)
 {
     for (size_t i = 0; i < b->n; i++) {
@@ -214,9 +219,9 @@ int blend_try_open(struct blend *b)
         if (x->info.n_tokens < 1)
             return err_set("'%s' has no tokens", x->path);
         if (x->epochs > 0)
-            x->weight = x->epochs * (double)x->info.n_tokens;
+            x->weight = x->epochs * blend_tokens(&x->info);
         else if (b->alpha > 0)
-            x->weight = pow((double)x->info.n_tokens, b->alpha);
+            x->weight = pow(blend_tokens(&x->info), b->alpha);
         else if (!(x->weight > 0))
             x->weight = 1;
         if (!isfinite(x->weight))

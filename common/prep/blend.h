@@ -5,6 +5,8 @@
  *     PATH WEIGHT       a set and its share of the samples, any scale; 1 when there is no WEIGHT
  *     PATH epochs=E     the set E times: weight E * tokens
  *     alpha = A         weights tokens^A, of lines with only a PATH
+ * A packed set counts with its padding, as so many tokens as its samples would have if all were full: a sample of it is
+ * a row of a batch, as so many tokens of another set are.
  *
  * A file has lines of one of the three kinds. Fields stand between blanks; a PATH with blanks or a '#' stands between
  * double quotes, and one that is not absolute begins at the folder of the file. A '#' behind a blank begins a comment.
@@ -42,5 +44,7 @@ void blend_add(struct blend *b, const char *path, double weight);
  * without tokens, are an error. */
 int blend_try_open(struct blend *b) __attribute__((warn_unused_result));
 void blend_free(struct blend *b);
+/* The tokens of a set as weights and epochs count them. */
+double blend_tokens(const struct shard_info *info);
 
 #endif

@@ -28,6 +28,20 @@ struct loader {
     pthread_t thread;
 };
 
+/* Where the sample of a packed set lies. */
+static int find_packed(struct shards *set, int64_t T, struct sample *s)
+{
+    int64_t end;
+    if (shards_try_sample(set, s->packed, &s->offset, &end) < 0)
+        return -1;
+    s->origin = s->offset;
+    s->length = end - s->offset;
+    if (s->length > T)
+        return err_set("'%s': sample %lld has %lld tokens, a row only %lld", shards_dir(set), (long long)s->packed,
+                       (long long)s->length, (long long)T);
+    return 0;
+}
+
 static int fill(struct loader *l, struct loaded *b, int64_t n)
 {
     b->n = n;
@@ -38,10 +52,13 @@ static int fill(struct loader *l, struct loaded *b, int64_t n)
     for (int64_t r = 0; r < b->rows; r++) {
         struct sample s = order_at(l->o, n, first + r);
         b->carries[r] = s.carries;
-        b->n_targets += s.length;
+        if (s.packed >= 0 && find_packed(l->sets[s.set], b->T, &s) < 0)
+            return -1;
         if (window_try_read(l->sets[s.set], s.origin, s.offset, s.length, b->T, b->ids + r * b->T,
                             b->targets + r * b->T, b->start + r * b->T) < 0)
             return -1;
+        for (int64_t t = 0; t < s.length; t++)
+            b->n_targets += b->targets[r * b->T + t] >= 0;
     }
     return 0;
 }

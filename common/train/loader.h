@@ -16,7 +16,7 @@ struct loaded {
     int64_t rows, T;                /* rows: of this step, growing with the batch */
     int32_t *ids, *targets, *start; /* [rows,T] as struct batch of model/net.h wants them */
     bool *carries;                  /* [rows] */
-    int64_t n_targets;              /* scored tokens of these rows */
+    int64_t n_targets;              /* scored tokens of these rows, may be 0 */
     int64_t n;                      /* samples taken before this step */
     int64_t batch;                  /* rows of all ranks in this step */
 };

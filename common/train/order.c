@@ -77,7 +77,10 @@ void order_init(struct order *o, uint64_t seed, enum order_mode mode, int64_t se
         if (!(sets[d].weight > 0))
             die_usage("the weight of data set %d is not above 0", d + 1);
         o->set[d].tokens = sets[d].tokens;
-        o->set[d].windows = (sets[d].tokens + seq_len - 1) / seq_len;
+        o->set[d].packed = sets[d].samples > 0;
+        if (o->set[d].packed && mode == ORDER_STREAM)
+            die_usage("data set %d is packed: its samples have no order to be walked in (--order stream)", d + 1);
+        o->set[d].windows = o->set[d].packed ? sets[d].samples : (sets[d].tokens + seq_len - 1) / seq_len;
     }
     o->round = mode == ORDER_STREAM ? rows : n == 1 ? 1 : 1024 * (int64_t)n;
     o->turn = xcalloc((size_t)o->round, sizeof *o->turn);
@@ -96,7 +99,9 @@ void order_free(struct order *o)
 
 static struct sample window(const struct order *o, int set, int64_t w, int64_t epoch)
 {
-    struct sample s = { .set = set, .offset = w * o->seq_len, .origin = w * o->seq_len, .epoch = epoch };
+    if (o->set[set].packed)
+        return (struct sample){ .set = set, .packed = w, .epoch = epoch };
+    struct sample s = { .set = set, .offset = w * o->seq_len, .origin = w * o->seq_len, .packed = -1, .epoch = epoch };
     int64_t left = o->set[set].tokens - s.offset;
     s.length = left < 0 ? 0 : left < o->seq_len ? left : o->seq_len;
     return s;

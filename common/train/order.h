@@ -5,6 +5,9 @@
  * input of a target is the token before it, across windows; before the very first token stands an
  * end-of-document token. So every token of a data set is scored exactly once an epoch.
  *
+ * A packed set (common/io/shard.h) has samples of its own in the place of windows: order_at() says the how-maniest, the
+ * set where it lies. They come once an epoch too, and only by shuffle.
+ *
  * order_at() answers in closed form, on any rank, for any n: no index is built, nothing is shuffled in memory.
  *   shuffle  rounds of R samples interleave the data sets by weight; inside a data set the windows of
  *            an epoch come in the order of a keyed permutation.
@@ -22,6 +25,7 @@ enum order_mode { ORDER_SHUFFLE, ORDER_STREAM };
 struct order_set {
     int64_t tokens;         /* in the set */
     double weight;          /* share of the samples, any scale; > 0 */
+    int64_t samples;        /* of a packed set; else 0 */
 };
 
 struct order {
@@ -30,7 +34,8 @@ struct order {
     int64_t seq_len, rows;  /* T; rows of the global batch (stream) */
     int sets;
     struct {
-        int64_t tokens, windows;
+        int64_t tokens, windows; /* windows: or samples */
+        bool packed;
         int64_t quota;      /* shuffle: samples a round; stream: rows */
         double share;       /* quota / round: what the weights came to */
     } *set;
@@ -44,11 +49,12 @@ struct sample {
     int64_t offset;         /* first target */
     int64_t origin;         /* the target that the carried state began with; offset when nothing is carried */
     int64_t length;         /* targets; 0: an empty row (the end of a stream's stretch) */
+    int64_t packed;         /* the sample of a packed set that this is, offset and length unknown; else -1 */
     bool carries;           /* the row goes on where the same row of the step before ended */
     int64_t epoch;
 };
 
-/* rows: of the global batch. Dies (usage) when a set is empty or gets no row of a stream. */
+/* rows: of the global batch. Dies (usage) when a set is empty or gets no row of a stream, or is packed and to be one. */
 void order_init(struct order *o, uint64_t seed, enum order_mode mode, int64_t seq_len, int64_t rows,
                 const struct order_set *sets, int n);
 void order_free(struct order *o);
