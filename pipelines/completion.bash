@@ -5,15 +5,15 @@
 # Commands and options come from the tool itself ('TOOL [COMMAND] --complete', '--help'), so a new one needs nothing
 # here. Installed once under the name of each tool; works as well when read by 'source' in the tree.
 
-# The names of the presets, from where the tool looks for them.
-_ssmtools_models() {
+# TOOL VARIABLE FOLDER END: the names of the presets or templates, from where the tool looks for them.
+_ssmtools_names() {
     local exe dir file
     exe=$(readlink -f "$(type -P "$1")") || return
     exe=${exe%/*}
-    for dir in "${SSM_MODELS:-}" "$exe/../share/ssmtools/models" "$exe/../../../pipelines/models"; do
+    for dir in "${!2:-}" "$exe/../share/ssmtools/$3" "$exe/../../../pipelines/$3"; do
         [[ $dir ]] || continue
-        for file in "$dir"/*.conf; do
-            [[ -e $file ]] && file=${file##*/} && echo "${file%.conf}"
+        for file in "$dir"/*."$4"; do
+            [[ -e $file ]] && file=${file##*/} && echo "${file%."$4"}"
         done
     done
 }
@@ -40,7 +40,9 @@ _ssmtools() {
     fi
     local choices=''
     if [[ $option == --model ]]; then
-        choices=$(_ssmtools_models "$tool")
+        choices=$(_ssmtools_names "$tool" SSM_MODELS models conf)
+    elif [[ $option == --template ]]; then
+        choices=$(_ssmtools_names "$tool" SSM_TEMPLATES templates template)
     elif [[ $option == --[a-z]* ]]; then # in the help a choice looks like '--name=a|b|c'
         choices=$("$tool" "${command[@]}" --help 2>/dev/null | sed -n "s/^.* $option=\([a-z0-9_]*|[a-z0-9_|]*\)\( .*\)*\$/\1/p")
     fi

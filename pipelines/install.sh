@@ -50,6 +50,7 @@ for f in "$top"/pipelines/*.sh; do
     esac
 done
 put "$data" share/ssmtools/models "$top"/pipelines/models/*.conf
+put "$data" share/ssmtools/templates "$top"/pipelines/templates/*.template
 put "$data" lib/hdf5/plugin "$build/lib/libh5zstd.so"
 put "$data" share/doc/ssmtools "$top/LICENSE" "$top/NEWS.md" "$top/README.md"
 

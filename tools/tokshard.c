@@ -19,12 +19,14 @@
 #include "common/io/set.h"
 #include "common/io/shard.h"
 #include "common/prep/blend.h"
+#include "common/prep/chat_template.h"
 #include "common/prep/convert.h"
 #include "common/prep/encode.h"
 #include "common/prep/inputs.h"
 #include "common/prep/inspect.h"
-#include "common/prep/merge.h"
 #include "common/prep/learn.h"
+#include "common/prep/merge.h"
+#include "common/prep/pack.h"
 #include "common/prep/parts.h"
 #include "common/prep/stats.h"
 #include "common/text/ids.h"
@@ -75,7 +77,7 @@ static struct opt encode_opts[] = {
 };
 
 static struct {
-    bool index_force, ids;
+    bool index_force, ids, mask;
     int64_t doc, budget;
     const char *sep, *tokenizer, *blend;
 } show = { .doc = -1 };
@@ -84,6 +86,7 @@ static struct opt index_opts[] = { OPT_FLAG('f', "force", &show.index_force, "re
 static struct opt cat_opts[] = {
     OPT_INT(0, "doc", "I", &show.doc, -1, OPT_MAX_INT, "only document I, from 0; -1: all"),
     OPT_FLAG(0, "ids", &show.ids, "token ids instead of text, one document a line"),
+    OPT_FLAG(0, "mask", &show.mask, "the loss mask instead of text: 1 where a token counts, one document a line"),
     OPT_STR(0, "sep", "STR", &show.sep, "write STR after each document; C escapes"),
     OPT_STR(0, "tokenizer", "SPEC", &show.tokenizer, "the one that the set was made with"), OPT_END
 };
@@ -94,25 +97,33 @@ static struct opt stat_opts[] = {
 };
 static struct opt no_opts[] = { OPT_END };
 
-/* ---- encode ---- */
+/* ---- encode, pack ---- */
 
-/* Which of how many jobs this is, with `part` I/N. */
-static void parse_part(struct encode *e, const struct comm *c)
+/* Which of how many jobs this is, with `part` I/N or NULL; into how many files they and their threads divide the set. */
+static void parse_part(const char *part, int64_t shards, int64_t threads, struct encode *e, const struct comm *c)
 {
     int64_t i = 1, n = 1;
-    if (en.part) {
-        const char *slash = strchr(en.part, '/');
-        char *left = xasprintf("%.*s", slash ? (int)(slash - en.part) : 0, en.part);
+    if (part) {
+        const char *slash = strchr(part, '/');
+        char *left = xasprintf("%.*s", slash ? (int)(slash - part) : 0, part);
         if (!slash || parse_int(left, &i) < 0 || parse_int(slash + 1, &n) < 0 || i < 1 || i > n)
-            die_usage("'%s' of 'part' is not I/N with 1 <= I <= N", en.part);
+            die_usage("'%s' of 'part' is not I/N with 1 <= I <= N", part);
         free(left);
     }
-    if (!en.shards && n > PARTS_MOST / c->size / en.threads)
+    if (!shards && n > PARTS_MOST / c->size / threads)
         die_usage("%lld parts of %d ranks of %lld threads are more than %d files; '--shards N' makes fewer", (long long)n,
-                  c->size, (long long)en.threads, PARTS_MOST);
+                  c->size, (long long)threads, PARTS_MOST);
     e->job = i - 1;
     e->jobs = n;
-    e->whole = !en.part;
+    e->shards = shards;
+    e->threads = (int)threads;
+    e->whole = !part;
+}
+
+static void check_take(int take, double share)
+{
+    if ((take != ENCODE_ALL) != (share > 0 && share < 1))
+        die_usage("'--take train|valid' and '--valid-share X' with 0 < X < 1 need each other");
 }
 
 static void check_options(void)
@@ -123,8 +134,7 @@ static void check_options(void)
         die_usage("'--split sep' and '--separator STR' need each other");
     if (en.separator && (!*en.separator || strpbrk(en.separator, "\r\n")))
         die_usage("the separator is one line, not empty");
-    if ((en.take != ENCODE_ALL) != (en.valid_share > 0 && en.valid_share < 1))
-        die_usage("'--take train|valid' and '--valid-share X' with 0 < X < 1 need each other");
+    check_take(en.take, en.valid_share);
     if ((en.take_ids || en.drop_ids) && !en.id_key)
         die_usage("'--take-ids' and '--drop-ids' need '--id-key KEY'");
     if (en.id_key && en.format == DOCS_TEXT)
@@ -134,13 +144,13 @@ static void check_options(void)
 }
 
 /* The options that decide what is in the members, as text. */
-static void settings(struct buf *b)
+static void settings(const struct opt *o, struct buf *b)
 {
-    /* the tokenizer's hash stands for it, wherever its file is */
+    /* the tokenizer's hash stands for it, wherever its file is; so does the template's */
     static const char *const no_matter[] = { "output",     "part", "level",    "log-every", "force",     "dry-run", "shards", "threads",
                                              "files-from", "null", "take-ids", "drop-ids",  "tokenizer", "specials",
-                                             "eod" };
-    for (struct opt *o = encode_opts; o->kind; o++) {
+                                             "eod",        "template" };
+    for (; o->kind; o++) {
         bool matters = true;
         for (size_t i = 0; i < sizeof no_matter / sizeof *no_matter; i++)
             matters = matters && strcmp(o->name, no_matter[i]) != 0;
@@ -185,7 +195,7 @@ static int encode(int n, char **operands)
     struct inputs in;
     if (n == 0 && !en.files_from)
         die_usage("too few arguments: no INPUT, and no --files-from");
-    parse_part(&e, c);
+    parse_part(en.part, en.shards, en.threads, &e, c);
     check_options();
     struct tokenizer *t = tokenizer_try_open(
         en.tokenizer,
@@ -193,7 +203,7 @@ static int encode(int n, char **operands)
     if (!t)
         die_usage("%s", err_last());
     struct buf text = { 0 };
-    settings(&text);
+    settings(encode_opts, &text);
     e.output = en.output;
     e.tokenizer = t;
     e.docs = (struct docs_options){ .format = (enum docs_format)en.format,
@@ -214,8 +224,6 @@ static int encode(int n, char **operands)
     e.settings = text.data;
     e.n_settings = text.len;
     e.level = (int)en.level;
-    e.shards = en.shards;
-    e.threads = (int)en.threads;
     e.log_seconds = en.log_seconds;
     e.force = en.force;
     e.dry_run = en.dry_run;
@@ -227,6 +235,127 @@ static int encode(int n, char **operands)
     inputs_free(&in);
     ids_free(take);
     ids_free(drop);
+    tokenizer_free(t);
+    return comm_agree(c, EXIT_DONE);
+}
+
+static struct {
+    const char *output, *tokenizer, *eod, *template, *part, *files_from;
+    int shape, loss, too_long, rows, take, compression, utf8;
+    int64_t seq_len, window, seed, max_line, level, shards, threads;
+    double valid_share, log_seconds;
+    bool skip_bad, force, dry_run, null;
+} pk = { .tokenizer = "bytes",
+         .seq_len = 2048,
+         .threads = 1,
+         .window = 16 << 20,
+         .seed = 1,
+         .max_line = 256 << 20,
+         .level = 1,
+         .log_seconds = 10 };
+
+static struct opt pack_opts[] = {
+    OPT_STR('o', "output", "DIR", &pk.output, "folder of the set"),
+    OPT_STR(0, "template", "NAME|FILE", &pk.template, "how messages are wrapped: plain, nemo, chatml, nemotron, llama3, or a file"),
+    OPT_CHOICE(0, "shape", &pk.shape, CHAT_SHAPES, "the keys of a line; auto: by the first one"),
+    OPT_CHOICE(0, "loss", &pk.loss, "answers|all", "which tokens count as targets"),
+    OPT_INT(0, "seq-len", "N", &pk.seq_len, 2, PACK_LONGEST, "tokens of a row at most"),
+    OPT_CHOICE(0, "too-long", &pk.too_long, "drop|truncate|refuse",
+               "conversations longer than that; truncate: the first user message, at its front"),
+    OPT_CHOICE(0, "rows", &pk.rows, "packed|single", "conversations of a row: as many as fit, or one"),
+    OPT_INT(0, "window", "TOKENS", &pk.window, 1, 1LL << 40, "conversations that are packed together have so many tokens"),
+    OPT_INT(0, "seed", "N", &pk.seed, 0, OPT_MAX_INT, "of the order of the rows"),
+    OPT_STR(0, "tokenizer", "SPEC", &pk.tokenizer, "as for encode"),
+    OPT_STR(0, "eod", "TOKEN", &pk.eod, "as for encode"),
+    OPT_CHOICE(0, "compression", &pk.compression, "auto|none", "as for encode"),
+    OPT_STR(0, "files-from", "LIST", &pk.files_from, "as for encode"),
+    OPT_FLAG(0, "null", &pk.null, "as for encode"),
+    OPT_INT(0, "max-line", "BYTES", &pk.max_line, 2, 1LL << 40, "longer lines are bad"),
+    OPT_FLAG(0, "skip-bad", &pk.skip_bad, "skip and count bad lines"),
+    OPT_CHOICE(0, "utf8", &pk.utf8, "reject|replace", "lines that are not UTF-8 are bad, or get U+FFFD"),
+    OPT_STR(0, "part", "I/N", &pk.part, "as for encode"),
+    OPT_INT(0, "shards", "N", &pk.shards, 0, PARTS_MOST, "as for encode"),
+    OPT_INT(0, "threads", "N", &pk.threads, 1, 1024, "as for encode"),
+    OPT_CHOICE(0, "take", &pk.take, "all|train|valid", "which conversations"),
+    OPT_REAL(0, "valid-share", "X", &pk.valid_share, 0, 1, "share of the conversations that are 'valid'"),
+    OPT_INT(0, "level", "N", &pk.level, 1, 19, "zstd level"),
+    OPT_REAL(0, "log-every", "SECONDS", &pk.log_seconds, 0, 1e9, "time between progress lines in a log"),
+    OPT_FLAG('f', "force", &pk.force, "replace what is there"),
+    OPT_FLAG('n', "dry-run", &pk.dry_run, "read and count, write nothing"),
+    OPT_END
+};
+
+static void tell_packed(const struct encode_counts *k)
+{
+    double filled = k->samples ? (double)k->tokens / ((double)k->samples * (double)pk.seq_len) : 0;
+    if (pk.dry_run && err_rank() == 0)
+        printf("documents\t%lld\ntokens\t%lld\ntargets\t%lld\nsamples\t%lld\nsamples_filled\t%.6f\nbytes\t%lld\n"
+               "too_long\t%lld\nshortened\t%lld\nno_target\t%lld\nempty\t%lld\nbad\t%lld\nleft_out\t%lld\nreplaced\t%lld\n",
+               (long long)k->docs, (long long)k->tokens, (long long)k->targets, (long long)k->samples, filled,
+               (long long)k->bytes, (long long)k->too_long, (long long)k->shortened, (long long)k->no_target,
+               (long long)k->empty, (long long)k->bad, (long long)k->other, (long long)k->replaced);
+    note(1, "%lld conversations, %lld tokens, %lld of them targets, in %lld rows of %lld (%.1f %% filled)",
+         (long long)k->docs, (long long)k->tokens, (long long)k->targets, (long long)k->samples, (long long)pk.seq_len,
+         100 * filled);
+    note(1, "left out: %lld too long, %lld without a target, %lld bad; shortened: %lld; left to the other set: %lld",
+         (long long)k->too_long, (long long)k->no_target, (long long)k->bad, (long long)k->shortened, (long long)k->other);
+    if (k->replaced)
+        note(1, "not UTF-8, U+FFFD put in: %lld times", (long long)k->replaced);
+    if (k->kept)
+        note(1, "%lld of %lld files were there already", (long long)k->kept, (long long)(k->kept + k->made));
+    meter_last_words(NULL);
+}
+
+static int pack(int n, char **operands)
+{
+    struct comm *c = comm_world();
+    struct encode e = { .output = pk.output,
+                        .docs = { .format = DOCS_JSONL, .max_line = pk.max_line, .skip_bad = pk.skip_bad },
+                        .utf8 = pk.utf8 ? UTF8_REPLACE : UTF8_REJECT,
+                        .unpack = pk.compression == 0,
+                        .take = (enum encode_take)pk.take,
+                        .valid_share = pk.valid_share,
+                        .level = (int)pk.level,
+                        .log_seconds = pk.log_seconds,
+                        .force = pk.force,
+                        .dry_run = pk.dry_run };
+    struct inputs in;
+    struct buf text = { 0 };
+    struct encode_counts k;
+    if (n == 0 && !pk.files_from)
+        die_usage("too few arguments: no FILE, and no --files-from");
+    parse_part(pk.part, pk.shards, pk.threads, &e, c);
+    if (!pk.output)
+        die_usage("where to? -o DIR is missing");
+    if (!pk.template)
+        die_usage("how are messages wrapped? --template NAME is missing");
+    check_take(pk.take, pk.valid_share);
+    if (pk.null && !pk.files_from)
+        die_usage("'--null' is for '--files-from LIST'");
+    struct tokenizer *t = tokenizer_try_open(pk.tokenizer, &(struct tokenizer_options){ .eod = pk.eod });
+    struct chat_template *template = t ? chat_template_try_open(pk.template, t) : NULL;
+    if (!template)
+        die_usage("%s", err_last());
+    settings(pack_opts, &text);
+    buf_addf(&text, "template %016llx", (unsigned long long)chat_template_hash(template));
+    const struct pack p = { .template = template,
+                            .shape = (enum chat_shape)pk.shape,
+                            .all = pk.loss == 1,
+                            .single = pk.rows == 1,
+                            .too_long = (enum pack_long)pk.too_long,
+                            .seq_len = pk.seq_len,
+                            .window = pk.window,
+                            .seed = (uint64_t)pk.seed };
+    e.tokenizer = t;
+    e.pack = &p;
+    e.settings = text.data;
+    e.n_settings = text.len;
+    inputs_read(&in, operands, n, pk.files_from, pk.null, c);
+    encode_run(&e, in.path, in.n, c, &k);
+    tell_packed(&k);
+    buf_free(&text);
+    inputs_free(&in);
+    chat_template_free(template);
     tokenizer_free(t);
     return comm_agree(c, EXIT_DONE);
 }
@@ -388,11 +517,13 @@ static void unescape(const char *s, struct buf *out)
 static void cat_set(const char *dir)
 {
     struct buf sep = { 0 };
-    if (show.sep && show.ids)
-        die_usage("--sep does not go with --ids, which ends each document with a line end");
+    if (show.ids && show.mask)
+        die_usage("--ids and --mask exclude each other");
+    if (show.sep && (show.ids || show.mask))
+        die_usage("--sep does not go with --%s, which ends each document with a line end", show.ids ? "ids" : "mask");
     unescape(show.sep ? show.sep : "", &sep);
     struct shards *s = open_set(dir);
-    inspect_print(s, &(struct inspect_print){ show.doc, show.ids, sep.data, sep.len, show.tokenizer });
+    inspect_print(s, &(struct inspect_print){ show.doc, show.ids, show.mask, sep.data, sep.len, show.tokenizer });
     buf_free(&sep);
     shards_close(s);
 }
@@ -682,6 +813,8 @@ static int export_main(int n, char **args)
 static const struct command commands[] = {
     { "tokshard encode", "[options] -o DIR [INPUT...]",
       "Turn the documents of text or JSONL files into token shards.", encode_opts, NULL, 0, -1, encode },
+    { "tokshard pack", "[options] --template NAME -o DIR [FILE...]",
+      "Turn conversations in JSONL into rows for fine-tuning, of which answers count.", pack_opts, NULL, 0, -1, pack },
     { "tokshard train", "[options] --vocab N -o FILE INPUT...",
       "Learn a byte-level BPE tokenizer from text or JSONL files.", train_opts, NULL, 1, -1, train },
     { "tokshard index", "[options] DIR", "Close a set whose parts were made one by one.", index_opts, NULL, 1,

@@ -64,3 +64,25 @@ int file_slurp(FILE *f, size_t limit, struct buf *b)
         buf_add(b, block, n);
     return ferror(f) ? -1 : 0;
 }
+
+char *file_find_data(const char *env, const char *folder, const char *name)
+{
+    char exe[4096];
+    ssize_t n = readlink("/proc/self/exe", exe, sizeof exe - 1);
+    exe[n > 0 ? n : 0] = '\0';
+    char *slash = strrchr(exe, '/');
+    if (slash)
+        *slash = '\0';
+    const char *dir = getenv(env);
+    char *paths[] = { dir ? xasprintf("%s/%s", dir, name) : NULL,
+                      xasprintf("%s/../share/ssmtools/%s/%s", exe, folder, name),
+                      xasprintf("%s/../../../pipelines/%s/%s", exe, folder, name) };
+    char *found = NULL;
+    for (size_t i = 0; i < sizeof paths / sizeof *paths; i++) {
+        if (paths[i] && !found && access(paths[i], F_OK) == 0)
+            found = paths[i];
+        else
+            free(paths[i]);
+    }
+    return found;
+}

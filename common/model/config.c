@@ -1,13 +1,12 @@
 /* config.c - the numbers that make a model
  * SPDX-License-Identifier: MIT
  */
-#define _GNU_SOURCE
 #include "config.h"
 
 #include <assert.h>
-#include <unistd.h>
 
 #include "common/base/err.h"
+#include "common/base/file.h"
 #include "common/base/out.h"
 #include "layer.h"
 
@@ -136,39 +135,14 @@ int config_try_check(struct config *c)
     return 0;
 }
 
-/* The folder of presets, or NULL: $SSM_MODELS, PREFIX/share/ssmtools/models, or the source tree of build/VARIANT/bin. */
-static char *find_preset(const char *name)
-{
-    char exe[4096];
-    ssize_t n = readlink("/proc/self/exe", exe, sizeof exe - 1);
-    exe[n > 0 ? n : 0] = '\0';
-    char *slash = strrchr(exe, '/');
-    if (slash)
-        *slash = '\0';
-    const char *env = getenv("SSM_MODELS");
-    char *dirs[] = { env ? xstrdup(env) : NULL, xasprintf("%s/../share/ssmtools/models", exe),
-                     xasprintf("%s/../../../pipelines/models", exe) };
-    char *found = NULL;
-    for (size_t i = 0; i < sizeof dirs / sizeof *dirs; i++) {
-        if (dirs[i] && !found) {
-            found = xasprintf("%s/%s.conf", dirs[i], name);
-            if (!path_exists(found)) {
-                free(found);
-                found = NULL;
-            }
-        }
-        free(dirs[i]);
-    }
-    return found;
-}
-
 int config_try_load(struct config *c, const char *name)
 {
     struct opt rows[CONFIG_ROWS + 1];
     config_table(c, rows);
     size_t len = strlen(name);
     bool is_file = strchr(name, '/') || (len > 5 && strcmp(name + len - 5, ".conf") == 0);
-    char *path = is_file ? xstrdup(name) : find_preset(name);
+    char *file = xasprintf("%s.conf", name), *path = is_file ? xstrdup(name) : file_find_data("SSM_MODELS", "models", file);
+    free(file);
     if (!path)
         return err_set("no model '%s' (no such file in $SSM_MODELS, share/ssmtools/models or pipelines/models)", name);
     int rc = opt_try_read_file(rows, path);

@@ -1,4 +1,4 @@
-/* encode.c - documents of text files to one set of token shards, by many jobs, ranks and threads
+/* encode.c - documents of text files, or conversations, to one set of token shards, by many jobs, ranks and threads
  * SPDX-License-Identifier: MIT
  */
 #include "encode.h"
@@ -222,6 +222,8 @@ struct encoder {
     struct token_stream *stream;
     struct token_ids ids;
     struct shard_writer *w; /* NULL: a dry run */
+    struct packer *packer;  /* NULL: documents */
+    struct buf line;
 };
 
 static bool listed(const struct encode *o, const char *id, size_t n)
@@ -293,31 +295,81 @@ static int64_t encode_doc(struct encoder *e, int64_t *bytes)
     return tokens + add_ids(e);
 }
 
+static void add_document(struct encoder *e, struct encode_counts *k)
+{
+    int64_t bytes, before = e->text.utf8.replaced;
+    k->docs++;
+    k->tokens += encode_doc(e, &bytes) + 1;
+    k->bytes += bytes;
+    int64_t replaced = docs_replaced(e->docs) + e->text.utf8.replaced - before;
+    k->replaced += replaced;
+    if (e->w) {
+        shard_end_doc(e->w, bytes);
+        shard_add_replaced(e->w, replaced);
+    }
+}
+
+static void add_conversation(struct encoder *e, int64_t bytes, struct encode_counts *k)
+{
+    const char *p;
+    size_t n;
+    buf_clear(&e->line);
+    while ((p = docs_piece(e->docs, &n)))
+        buf_add(&e->line, p, n);
+    int added = packer_try_add(e->packer, e->line.data, e->line.len);
+    if (added < 0) {
+        char *why = xstrdup(err_last());
+        if (!e->job->o->docs.skip_bad)
+            die("%s: %s", docs_where(e->docs, 0), why);
+        note(2, "skipped %s: %s", docs_where(e->docs, 0), why);
+        docs_count_bad(e->docs, bytes);
+        free(why);
+    }
+    if (added > 0) {
+        k->replaced += docs_replaced(e->docs);
+        if (e->w)
+            shard_add_replaced(e->w, docs_replaced(e->docs));
+    }
+}
+
+static void end_packing(struct encoder *e, struct encode_counts *k)
+{
+    struct pack_counts p;
+    packer_end(e->packer, &p);
+    k->docs = p.docs;
+    k->tokens = p.tokens;
+    k->bytes = p.bytes;
+    k->samples = p.samples;
+    k->targets = p.targets;
+    k->too_long = p.too_long;
+    k->shortened = p.shortened;
+    k->no_target = p.no_target;
+}
+
 static void encode_docs(struct job *j, struct docs *d, struct shard_writer *w, struct encode_counts *k)
 {
     struct encoder e = { .job = j, .docs = d, .stream = token_stream_new(j->o->tokenizer), .w = w };
     int64_t bytes, seen = 0;
     clean_begin(&e.text, d, j->utf8);
+    if (j->o->pack)
+        e.packer = packer_new(j->o->pack, j->o->tokenizer, w);
     while (docs_next(d, &bytes)) {
         if (wanted(&e, bytes, k)) {
-            int64_t before = e.text.utf8.replaced;
-            k->docs++;
-            k->tokens += encode_doc(&e, &bytes) + 1;
-            k->bytes += bytes;
-            int64_t replaced = docs_replaced(d) + e.text.utf8.replaced - before;
-            k->replaced += replaced;
-            if (w) {
-                shard_end_doc(w, bytes);
-                shard_add_replaced(w, replaced);
-            }
+            if (e.packer)
+                add_conversation(&e, bytes, k);
+            else
+                add_document(&e, k);
         }
         if (++seen % 1024 == 0)
             show_progress(&e);
     }
     show_progress(&e);
+    if (e.packer)
+        end_packing(&e, k);
     k->empty = docs_counts(d)->empty;
     k->bad = docs_counts(d)->bad;
     clean_end(&e.text);
+    buf_free(&e.line);
     token_ids_free(&e.ids);
     token_stream_free(e.stream);
 }
@@ -336,6 +388,7 @@ static void start_job(struct job *j, const struct encode *o, const struct comm *
                        .below = clean_below(o->valid_share),
                        .info = { .tokenizer_hash = t->hash, .vocab = t->vocab, .eod = t->eod } };
     memcpy(j->info.tokenizer, t->name, sizeof t->name);
+    j->info.seq_len = o->pack ? o->pack->seq_len : 0;
     int64_t ranks = o->jobs * c->size, rank = o->job * c->size + c->rank;
     j->parts = o->shards ? o->shards : ranks * o->threads;
     j->first = j->parts * rank / ranks;
@@ -392,7 +445,8 @@ static void *make_members(void *arg)
         const struct member *m = &j->member[i];
         if (m->there)
             k = (struct encode_counts){ .docs = m->info.n_docs, .tokens = m->info.n_tokens,
-                                        .bytes = m->info.n_bytes, .replaced = m->info.n_replaced, .kept = 1 };
+                                        .bytes = m->info.n_bytes, .replaced = m->info.n_replaced, .samples = m->info.n_samples,
+                                        .targets = m->info.n_targets, .kept = 1 };
         else
             make_member(j, i, &k);
         pthread_mutex_lock(&j->lock);
@@ -447,7 +501,8 @@ void encode_run(const struct encode *o, char **inputs, int n, struct comm *c, st
             write_empty(&j, &j.member[i]);
     comm_barrier(c);
     if (c->rank == 0 && nothing)
-        die("no documents in '%s'%s", inputs[0], n > 1 ? " and the other inputs" : "");
+        die("no %s in '%s'%s", o->pack ? "conversations to train on" : "documents", inputs[0],
+            n > 1 ? " and the other inputs" : "");
     if (c->rank == 0 && o->whole && !o->dry_run)
         parts_write_index(o->output, j.parts, o->force);
     for (int i = 0; i < n; i++)

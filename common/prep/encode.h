@@ -1,4 +1,4 @@
-/* encode.h - documents of text files to one set of token shards, by many jobs, ranks and threads
+/* encode.h - documents of text files, or conversations, to one set of token shards, by many jobs, ranks and threads
  * SPDX-License-Identifier: MIT
  *
  * The input bytes are cut in even parts; the documents of one part become one member file. Jobs and their ranks
@@ -11,7 +11,10 @@
  * inputs and options only; the bytes of a member (but for its history) on these and on how many parts there are,
  * not on who makes which.
  *
- * The bytes of a document that are hashed, counted and encoded are those that the UTF-8 policy leaves.
+ * With `pack` each line of JSONL is a conversation, and the set a packed one (pack.h). Each member is packed by itself, so
+ * how the conversations stand in rows depends on how many parts there are; which they are does not.
+ *
+ * The bytes of a document that are hashed, counted and encoded are those that the UTF-8 policy leaves; a conversation's are hashed as its line.
  */
 #ifndef SSM_ENCODE_H
 #define SSM_ENCODE_H
@@ -22,6 +25,7 @@
 
 #include "common/text/docs.h"
 #include "common/text/utf8.h"
+#include "pack.h"
 
 enum encode_take { ENCODE_ALL, ENCODE_TRAIN, ENCODE_VALID };
 
@@ -32,6 +36,7 @@ struct encode {
     const char *output; /* folder of the set */
     const struct tokenizer *tokenizer;
     struct docs_options docs; /* mend follows from utf8 */
+    const struct pack *pack;  /* conversations; docs is JSONL without text_key. NULL: documents */
     enum utf8_policy utf8;    /* auto: reject when the tokenizer needs UTF-8, else keep */
     bool unpack;              /* gzip and zstd */
     const struct ids *take_ids, *drop_ids; /* only these, not these documents; NULL: no such list */
@@ -54,6 +59,8 @@ struct encode_counts {           /* only int64_t: ranks add them up as an array 
     int64_t dropped;             /* and those that the lists of ids leave out */
     int64_t replaced;            /* U+FFFD put in for what was no UTF-8, in the members */
     int64_t kept, made;          /* members that were there already; that were not */
+    int64_t samples, targets;    /* packed: in the members */
+    int64_t too_long, shortened, no_target; /* packed, of members made now: as in pack.h */
     int64_t input;               /* bytes of all inputs; of the standard input, of its documents */
 };
 

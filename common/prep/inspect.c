@@ -48,7 +48,7 @@ struct printer {
 static void put_tokens(void *arg, const uint32_t *ids, size_t n, bool last)
 {
     struct printer *p = arg;
-    if (p->o->ids) {
+    if (p->o->ids || p->o->mask) {
         put_ids(ids, n, &p->fresh);
         if (last)
             put("\n", 1);
@@ -93,7 +93,18 @@ static struct tokenizer *tokenizer_of(const struct shards *s, const char *spec)
     return t;
 }
 
-void inspect_walk(struct shards *s, int64_t doc, inspect_piece *f, void *arg)
+static int try_mask(struct shards *s, int64_t at, int64_t n, uint32_t *to)
+{
+    uint8_t *mask = xmalloc((size_t)n);
+    int rc = shards_try_mask(s, at, n, mask);
+    for (int64_t i = 0; i < n && rc == 0; i++)
+        to[i] = mask[i];
+    free(mask);
+    return rc;
+}
+
+/* The ids, or the mask in their place. */
+static void walk(struct shards *s, int64_t doc, bool mask, inspect_piece *f, void *arg)
 {
     uint32_t *ids = xmalloc(TOKEN_BLOCK * sizeof *ids);
     int64_t *ends = xmalloc(TOKEN_BLOCK * sizeof *ends);
@@ -102,7 +113,7 @@ void inspect_walk(struct shards *s, int64_t doc, inspect_piece *f, void *arg)
     while (at < to) {
         int64_t n = block_of(to - at);
         int64_t n_ends = shards_try_doc_ends(s, at, n, ends, TOKEN_BLOCK);
-        if (n_ends < 0 || shards_try_read(s, at, n, ids) < 0)
+        if (n_ends < 0 || (mask ? try_mask(s, at, n, ids) : shards_try_read(s, at, n, ids)) < 0)
             die("%s", err_last());
         int64_t from = at;
         for (int64_t i = 0; i < n_ends; i++) {
@@ -117,11 +128,13 @@ void inspect_walk(struct shards *s, int64_t doc, inspect_piece *f, void *arg)
     free(ends);
 }
 
+void inspect_walk(struct shards *s, int64_t doc, inspect_piece *f, void *arg) { walk(s, doc, false, f, arg); }
+
 void inspect_print(struct shards *s, const struct inspect_print *o)
 {
-    struct tokenizer *t = o->ids ? NULL : tokenizer_of(s, o->tokenizer);
+    struct tokenizer *t = o->ids || o->mask ? NULL : tokenizer_of(s, o->tokenizer);
     struct printer p = { .o = o, .stream = t ? token_stream_new(t) : NULL, .fresh = true };
-    inspect_walk(s, o->doc, put_tokens, &p);
+    walk(s, o->doc, o->mask, put_tokens, &p);
     buf_free(&p.text);
     token_stream_free(p.stream);
     tokenizer_free(t);

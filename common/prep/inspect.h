@@ -20,6 +20,7 @@ void inspect_walk(struct shards *s, int64_t doc, inspect_piece *f, void *arg);
 struct inspect_print {
     int64_t doc;           /* only this one, from 0; -1: all */
     bool ids;              /* token ids, one document a line, instead of text */
+    bool mask;             /* so the loss mask, 0 and 1 (all 1 where there is none) */
     const char *sep;       /* text: n_sep bytes behind each document */
     size_t n_sep;
     const char *tokenizer; /* text: as tokenizer_try_open() takes it; NULL: by its name in the set */

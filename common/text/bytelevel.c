@@ -218,8 +218,26 @@ void bytelevel_release(struct tokenizer *t)
     split_free(bl->norm);
     added_free(bl->raw);
     added_free(bl->normal);
+    for (size_t i = 0; i < bl->n_special; i++)
+        free(bl->special[i].name);
+    free(bl->special);
     free(bl);
     t->impl = NULL;
+}
+
+void bytelevel_add_special(struct bytelevel *bl, const char *name, uint32_t id)
+{
+    struct bytelevel_special *s = grow(&bl->special, &bl->n_special, &bl->cap_special, sizeof *s);
+    *s = (struct bytelevel_special){ xstrdup(name), id };
+}
+
+int64_t bytelevel_find_special(const struct tokenizer *t, const char *name)
+{
+    const struct bytelevel *bl = t->impl;
+    for (size_t i = 0; i < bl->n_special; i++)
+        if (strcmp(bl->special[i].name, name) == 0)
+            return bl->special[i].id;
+    return -1;
 }
 
 void bytelevel_describe(struct tokenizer *t, const struct buf *more)

@@ -15,6 +15,11 @@
 #include "split.h"
 #include "tokenizer.h"
 
+struct bytelevel_special {
+    char *name;
+    uint32_t id;
+};
+
 struct bytelevel {
     struct bpe *bpe;
     struct split *words;
@@ -22,6 +27,8 @@ struct bytelevel {
         *norm;      /* the normaliser alone, when there are tokens to find behind it; else NULL: in `words` */
     bool norm_cuts; /* it may be given the text between two ASCII bytes, and leaves ASCII alone */
     struct added *raw, *normal; /* NULL: nothing to find */
+    struct bytelevel_special *special; /* tokens that text does not make */
+    size_t n_special, cap_special;
 };
 
 /* For struct tokenizer_kind; t->impl is a struct bytelevel from xcalloc(). */
@@ -33,6 +40,10 @@ void bytelevel_encode(const struct tokenizer *t, void *state, const unsigned cha
 int bytelevel_try_decode(const struct tokenizer *t, void *state, const uint32_t *ids, size_t n, bool last,
                          struct buf *text);
 
+int64_t bytelevel_find_special(const struct tokenizer *t, const char *name);
+
+/* Remembers a special token that is not looked for in text. */
+void bytelevel_add_special(struct bytelevel *bl, const char *name, uint32_t id);
 /* Sets t->info's vocab, and its hash from what t->impl holds, eod, and `more`, what else decides ids. */
 void bytelevel_describe(struct tokenizer *t, const struct buf *more);
 /* t->info.eod by the options: the id with that text by find(), else one of the usual names. -1 with err_last(). */

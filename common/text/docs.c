@@ -437,7 +437,10 @@ static int try_json(struct docs *d, const struct line *l)
     const char *text = gather(d, l->begin, l->end);
     if (d->o.mend)
         text = jsonl_mend(text, &len, &d->mended, &d->replaced);
-    if (jsonl_try_text(&d->line, text, len, d->o.text_key, d->o.id_key) < 0)
+    if (!d->o.text_key) { /* in view, or in a buffer of ours, until the next one is looked for */
+        d->line.text = text;
+        d->line.n = len;
+    } else if (jsonl_try_text(&d->line, text, len, d->o.text_key, d->o.id_key) < 0)
         return -1;
     d->doc_end = (int64_t)d->line.n;
     return 0;

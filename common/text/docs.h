@@ -54,8 +54,8 @@ struct docs_options {
     enum docs_format format;
     enum docs_split split; /* for text */
     const char *separator; /* for DOCS_SEP: not empty, no LF or CR in it */
-    const char *text_key;  /* for JSONL */
-    const char *id_key;    /* for JSONL: the key of the documents' ids (strings or integers), or NULL */
+    const char *text_key;  /* for JSONL; NULL: the document is the line itself, whatever it holds */
+    const char *id_key;    /* for JSONL: the key of the documents' ids (strings or integers), or NULL, as with text_key */
     int64_t max_line;      /* JSONL: longer lines are bad; standard input: longer documents are fatal */
     bool skip_bad;         /* count bad JSONL lines instead of dying */
     bool mend;             /* JSONL: U+FFFD for what is no UTF-8, and for lone surrogates */

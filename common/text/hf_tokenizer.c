@@ -251,6 +251,8 @@ static int read_added_token(struct reader *r, const struct json *j, bool *normal
     r->highest_added = id > r->highest_added ? id : r->highest_added;
     t.id = (uint32_t)id;
     t.skip = special && r->specials == SPECIALS_TEXT;
+    if (t.skip && strlen(text) == n)
+        bytelevel_add_special(r->bl, text, t.id);
     buf_addf(hashed, "%lld %d %d%d%d%d %zu ", (long long)id, *normal, t.skip, t.lstrip, t.rstrip,
              t.single_word, n);
     buf_add(hashed, text, n);
@@ -418,6 +420,7 @@ const struct tokenizer_kind tokenizer_hf = { .name = "FILE",
                                              .takes = takes,
                                              .try_open = try_open,
                                              .release = bytelevel_release,
+                                             .find_special = bytelevel_find_special,
                                              .new_state = bytelevel_new_state,
                                              .free_state = bytelevel_free_state,
                                              .encode = bytelevel_encode,

@@ -129,6 +129,8 @@ static int add_specials(struct bytelevel *bl, const struct encoding *e, const st
             return -1;
         }
         buf_addf(hashed, "%lu %d %s ", (unsigned long)t.id, bl->raw != NULL, text);
+        if (!bl->raw)
+            bytelevel_add_special(bl, text, t.id);
     }
     return 0;
 }
@@ -189,6 +191,7 @@ const struct tokenizer_kind tokenizer_tiktoken = { .name = "tiktoken:NAME:FILE",
                                                    .takes = takes,
                                                    .try_open = try_open,
                                                    .release = bytelevel_release,
+                                                   .find_special = bytelevel_find_special,
                                                    .new_state = bytelevel_new_state,
                                                    .free_state = bytelevel_free_state,
                                                    .encode = bytelevel_encode,

@@ -133,6 +133,11 @@ void tokenizer_free(struct tokenizer *t)
     free(t);
 }
 
+int64_t tokenizer_find_special(const struct tokenizer *t, const char *name)
+{
+    return t->kind->find_special ? t->kind->find_special(t, name) : -1;
+}
+
 const struct tokenizer_info *tokenizer_info(const struct tokenizer *t) { return &t->info; }
 
 struct token_stream {

@@ -56,6 +56,9 @@ struct tokenizer *tokenizer_try_open_same(const char *what, const char *spec, ui
 void tokenizer_free(struct tokenizer *t);
 const struct tokenizer_info *tokenizer_info(const struct tokenizer *t);
 
+/* The id of a special token, one that text never makes under SPECIALS_TEXT; -1: there is no such. */
+int64_t tokenizer_find_special(const struct tokenizer *t, const char *name);
+
 struct token_stream;
 struct token_stream *token_stream_new(const struct tokenizer *t);
 void token_stream_free(struct token_stream *s);
@@ -76,6 +79,7 @@ struct tokenizer_kind {
     /* Fills info and impl; NULL impl is fine. */
     int (*try_open)(struct tokenizer *t, const char *spec, const struct tokenizer_options *o);
     void (*release)(struct tokenizer *t);
+    int64_t (*find_special)(const struct tokenizer *t, const char *name); /* NULL: there are none */
     void *(*new_state)(const struct tokenizer *t);
     void (*free_state)(void *state);
     void (*encode)(const struct tokenizer *t, void *state, const unsigned char *text, size_t n, bool last,

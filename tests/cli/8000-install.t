@@ -19,6 +19,7 @@ unset MAKEFLAGS MFLAGS MAKELEVEL
 make_install() { timeout -k 5 60 make -s -C "$SSM_TOP" -o tools "O=$build" "$@" install; }
 
 ls "$SSM_TOP/pipelines/models" >models
+ls "$SSM_TOP/pipelines/templates" >templates
 : >before
 ok 'make install' 'make_install DESTDIR="$dest" PREFIX="$prefix" && [ "$(ls "$dest")" = opt ]'
 ok 'nothing is written elsewhere' '
@@ -32,7 +33,7 @@ ok 'files and their modes' '
     for f in LICENSE NEWS.md README.md; do cmp share/doc/ssmtools/$f "$SSM_TOP/$f" || exit 1; done
     for f in pretrain.sh report.sh; do [ -x share/ssmtools/pipelines/$f ] || exit 1; done
     [ -s share/ssmtools/pipelines/stage.sh ] && [ -s lib/hdf5/plugin/libh5zstd.so ] && ! ls share/ssmtools/pipelines | grep -e install -e bundle -e completion -e run &&
-    ls share/ssmtools/models | cmp - "$tap_dir/models" && [ -z "$(find . -perm /022 -print)" ]'
+    ls share/ssmtools/models | cmp - "$tap_dir/models" && ls share/ssmtools/templates | cmp - "$tap_dir/templates" && [ -z "$(find . -perm /022 -print)" ]'
 ok 'the umask holds' '
     (umask 077 && make_install DESTDIR="$tap_dir/private" PREFIX=/usr) && [ -z "$(find private -perm /077)" ] && [ -x private/usr/bin/ssmtrain ]'
 ok 'over an older one; without DESTDIR' '
@@ -44,7 +45,7 @@ ok 'a PREFIX that is no absolute path; nothing built' '
 
 # ---- from there, and with nothing of the tree in sight ----
 PATH=$root/bin:$PATH
-unset SSM_MODELS
+unset SSM_MODELS SSM_TEMPLATES
 awk 'BEGIN { for (i = 0; i < 500; i++) print "line", i, "of many" }' >text.txt
 ok 'the tools find their presets' '
     tokshard encode -q -o shards text.txt && [ "$(command -v ssmtrain)" = "$root/bin/ssmtrain" ] &&
@@ -53,6 +54,8 @@ ok 'the tools find their presets' '
 ok 'the presets are theirs' '
     mkdir -p mine && printf "pattern = -\nd_model = 8\nd_ff = 8\n" >"$root/share/ssmtools/models/mine.conf" && ssmtrain -n --model mine --batch 1 shards | grep -qx "pattern=-"; code=$?
     rm "$root/share/ssmtools/models/mine.conf"; [ $code -eq 0 ]'
+ok 'the tools find their templates' '
+    echo "{\"prompt\": \"a\", \"completion\": \"b\"}" >talk.jsonl && [ "$(wc -l <templates)" -ge 5 ] && tokshard pack -q --template nemo -o talk talk.jsonl && [ "$(tokshard cat talk)" = "a b" ]'
 ok 'the pipelines find the tools' '
     unset SSM_BIN; printf "work = w\ninput = text.txt\nencode = --split line\nvalid = 0.1\nmodel = hybrid-demo\n" >p.conf &&
     timeout -k 5 60 "$root/share/ssmtools/pipelines/pretrain.sh" p.conf data 2>log && grep -qF "$root/share/ssmtools/pipelines/../../../bin/tokshard" log && [ -e w/valid/index.h5 ]'
@@ -102,7 +105,7 @@ BASH
         [ "$got" = "$want" ] || { echo "'$*' gives '$got', not '$want'"; return 1; }
     }
     ok 'completion: commands, options' '
-        gives "encode train index cat check stat merge import export --help --version" tokshard "" && gives encode tokshard en &&
+        gives "encode pack train index cat check stat merge import export --help --version" tokshard "" && gives encode tokshard en &&
         gives "--specials --split --separator --skip-bad" tokshard encode --s && gives "ls" ckmerge l && gives "--force" tokshard index --f'
     ok 'completion: an option of a tool without commands' 'gives --config ssmtrain --conf && gives "--lr --log-every" ssmtrain --l'
     ok 'completion: choices, after a blank and after =' '
@@ -110,7 +113,8 @@ BASH
         gives "cosine constant" ssmtrain --schedule = c && gives "cosine linear constant" ssmtrain --schedule ='
     ok 'completion: presets' '
         gives "$(sed "s/\.conf//" models | tr "\n" " " | sed "s/ \$//")" ssmtrain --model "" && gives hybrid-demo ssmtrain --model = hyb &&
-        SSM_MODELS=$tap_dir/mine && export SSM_MODELS && : >mine/my-own.conf && gives my-own ssmtrain -o run --model my'
+        SSM_MODELS=$tap_dir/mine && export SSM_MODELS && : >mine/my-own.conf && gives my-own ssmtrain -o run --model my &&
+        gives "nemo nemotron" tokshard pack --template nem'
     ok 'completion: options after a flag, nothing (so files) for operands and unknown values' '
         gives --skip-bad tokshard encode --ids --sk && gives "" ssmtrain --lr "" && gives "" tokshard encode te && gives "" ssmtrain "" && gives "" tokshard nosuch --x'
     ok 'completion: each tool has it by its name' '
