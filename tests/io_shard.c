@@ -475,10 +475,10 @@ static void test_packed_hash(void **state)
     free(dir);
 }
 
-/* One packed file of two documents of four tokens, written by hand with something wrong in it. */
+/* One packed file of documents of two, two and four tokens, written by hand with something wrong in it. */
 struct wrong {
     int64_t seq_len, n_samples, n_targets, n_mask;
-    uint64_t sample_end[3];
+    uint64_t sample_end[4];
     uint8_t mask[8];
     bool packed; /* its members and index can be opened: only verification sees it */
     const char *why;
@@ -486,9 +486,9 @@ struct wrong {
 
 static void write_wrong(const char *path, const struct wrong *x)
 {
-    const uint16_t tokens[8] = { 1, 2, 3, 50256, 1, 2, 3, 50256 };
-    const uint64_t ends[2] = { 4, 8 };
-    const int64_t two = 2, none = 0;
+    const uint16_t tokens[8] = { 1, 50256, 3, 50256, 1, 2, 3, 50256 };
+    const uint64_t ends[3] = { 2, 4, 8 };
+    const int64_t three_docs = 3, none = 0;
     struct h5 *f = h5_create(path, path);
     struct h5_chunks *c = h5_make_chunks(f, "/tokens", H5_U16, 256 << 10, 1);
     h5_put_chunk(c, tokens, 8);
@@ -496,8 +496,8 @@ static void write_wrong(const char *path, const struct wrong *x)
     c = h5_make_chunks(f, "/loss_mask", H5_U8, 256 << 10, 1);
     h5_put_chunk(c, x->mask, x->n_mask);
     h5_end_chunks(c);
-    struct h5_data *d = h5_make_data(f, "/doc_end", H5_U64, 1, &two);
-    h5_write(d, &none, &two, ends);
+    struct h5_data *d = h5_make_data(f, "/doc_end", H5_U64, 1, &three_docs);
+    h5_write(d, &none, &three_docs, ends);
     h5_end_data(d);
     d = h5_make_data(f, "/sample_end", H5_U64, 1, &x->n_samples);
     h5_write(d, &none, &x->n_samples, x->sample_end);
@@ -510,7 +510,7 @@ static void write_wrong(const char *path, const struct wrong *x)
     h5_put_str(f, "/", "source", "by hand");
     h5_put_str(f, "/", "history", "");
     const struct { const char *name; int64_t v; } numbers[] = {
-        { "vocab", 50257 }, { "eod", 50256 }, { "n_tokens", 8 }, { "n_docs", 2 }, { "n_bytes", 6 }, { "n_replaced", 0 },
+        { "vocab", 50257 }, { "eod", 50256 }, { "n_tokens", 8 }, { "n_docs", 3 }, { "n_bytes", 6 }, { "n_replaced", 0 },
         { "seq_len", x->seq_len }, { "n_samples", x->n_samples }, { "n_targets", x->n_targets },
     };
     for (size_t i = 0; i < sizeof numbers / sizeof *numbers; i++)
@@ -532,7 +532,8 @@ static void test_hostile_packed(void **state)
         { 8, 2, 4, 8, { 4, 8 }, { 0, 0, 1, 1, 0, 0, 2, 0 }, true, "'/loss_mask': 2 at 6 is neither 0 nor 1" },
         { 8, 2, 3, 8, { 4, 8 }, { 0, 0, 1, 1, 0, 0, 1, 1 }, true, "has 4 targets, the attributes say 3" },
         { 8, 2, 4, 7, { 4, 8 }, { 0, 0, 1, 1, 0, 0, 1, 1 }, false, "'/loss_mask' has 7 elements, it should be 8" },
-        { 8, 3, 4, 8, { 2, 4, 8 }, { 0, 0, 1, 1, 0, 0, 1, 1 }, false, "cannot be" }, /* more samples than documents */
+        { 5, 2, 4, 8, { 2, 8 }, { 0, 0, 1, 1, 0, 0, 1, 1 }, true, "sample 1 has 6 tokens, more than 5" },
+        { 8, 4, 4, 8, { 1, 2, 4, 8 }, { 0, 0, 1, 1, 0, 0, 1, 1 }, false, "cannot be" }, /* more samples than documents */
         { 8, 2, 9, 8, { 4, 8 }, { 0, 0, 1, 1, 0, 0, 1, 1 }, false, "cannot be" },
         { 7, 1, 4, 8, { 8 }, { 0, 0, 1, 1, 0, 0, 1, 1 }, false, "cannot be" },
         { 0, 2, 4, 8, { 4, 8 }, { 0, 0, 1, 1, 0, 0, 1, 1 }, false, "samples of 0 tokens at most cannot be" },
