@@ -23,8 +23,6 @@ struct jsonl {
     char number[24];
 };
 
-/* The object on a line of `len` bytes, to be freed; NULL with err_last(). */
-struct json *jsonl_try_object(const char *line, size_t len) __attribute__((warn_unused_result));
 /* Takes the string under `key`, and the string or integer under `id_key` (NULL: none), out of the object on a
  * line of `len` bytes; what was there before goes. 0, or -1 with err_last(); the id may be there even then. */
 int jsonl_try_text(struct jsonl *j, const char *line, size_t len, const char *key, const char *id_key)

@@ -1,5 +1,5 @@
 #!/bin/sh
-# 2500-packed.t - fine-tuning: packed sets in ssmtrain and ssmeval; packed is separate, what does not count does nothing
+# 2900-packed.t - fine-tuning: packed sets in ssmtrain and ssmeval; packed is separate, what does not count does nothing
 # SPDX-License-Identifier: MIT
 SSM_TOP=${SSM_TOP:-$(cd "${0%/*}/../.." && pwd)}
 . "${0%/*}/../tiny.sh"
