@@ -16,7 +16,6 @@
 
 #include "common/base/err.h"
 #include "common/base/out.h"
-#include "common/eval/sample.h"
 #include "common/train/events.h"
 #include "common/train/health.h"
 #include "common/train/order.h"
@@ -378,26 +377,6 @@ static void event_files(void **state)
     assert_ptr_equal(p, data + n);
 }
 
-static void sampling(void **state)
-{
-    (void)state;
-    const float logits[4] = { 1.0f, 3.0f, 2.0f, 3.0f };
-    int count[4] = { 0 };
-    assert_int_equal(sample_token(&(struct sampling){ 0, 0, 1, 1 }, logits, 4, 0, 0), 1);
-    for (uint64_t i = 0; i < 4000; i++)
-        count[sample_token(&(struct sampling){ 1, 0, 1, 9 }, logits, 4, 0, i)]++;
-    double z = exp(1) + 2 * exp(3) + exp(2);
-    for (int v = 0; v < 4; v++) /* five standard errors */
-        assert_true(fabs(count[v] - 4000 * exp(logits[v]) / z) < 5 * sqrt(4000 * 0.25));
-    for (uint64_t i = 0; i < 500; i++) {
-        int k = sample_token(&(struct sampling){ 1, 2, 1, 9 }, logits, 4, 0, i);
-        assert_true(k == 1 || k == 3);
-        k = sample_token(&(struct sampling){ 1, 0, 0.5, 9 }, logits, 4, 0, i);
-        assert_true(k == 1 || k == 3);
-        assert_int_equal(sample_token(&(struct sampling){ 1, 0, 0.1, 9 }, logits, 4, 0, i), 1);
-    }
-}
-
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -411,7 +390,6 @@ int main(void)
         cmocka_unit_test(ramps),
         cmocka_unit_test(z_scores),
         cmocka_unit_test(event_files),
-        cmocka_unit_test(sampling),
     };
     err_init("train");
     cmocka_set_message_output(CM_OUTPUT_TAP);
