@@ -214,7 +214,8 @@ FUZZ_SRC := $(addprefix common/base/,err.c file.c mem.c out.c json.c half.c attr
         $(addprefix common/model/,config.c param.c layer.c mamba2.c mamba1.c griffin.c attention.c mlp.c) \
         $(addprefix common/exchange/,keys.c family.c transformers.c ssm.c megatron.c) \
         $(wildcard common/text/split*.c) \
-        $(addprefix common/text/,tokenizer.c added.c bpe.c bytelevel.c hf_tokenizer.c tiktoken.c sentencepiece.c)
+        $(addprefix common/text/,tokenizer.c added.c bpe.c bytelevel.c hf_tokenizer.c tiktoken.c sentencepiece.c) \
+        $(addprefix common/prep/,chat.c chat_template.c)
 FUZZ_C = -std=c11 -D_POSIX_C_SOURCE=200809L -pthread -O1 -g -fno-omit-frame-pointer -fno-sanitize-recover=undefined \
         -fsanitize=fuzzer$(comma)address$(comma)undefined -Wall -Wextra -I. -Itests/fuzz -Itests -I$O/gen $(PKG_CFLAGS)
 fuzz: $(FUZZ:%=$O/fuzz/%)

@@ -313,8 +313,6 @@ struct encoding {
 static void mark(struct encoding *e, size_t from)
 {
     struct chat_ids *o = e->out;
-    if (o->ids.n == from)
-        return;
     if (o->ids.n > o->cap_mask) {
         o->cap_mask = o->ids.n + o->ids.n / 2;
         o->mask = xrealloc(o->mask, o->cap_mask);
@@ -348,9 +346,12 @@ static int flush(struct encoding *e)
 {
     struct chat_ids *o = e->out;
     size_t from = o->ids.n;
-    if (o->text.len)
-        tokenizer_encode(e->s, o->text.data, o->text.len, true, &o->ids);
+    if (!o->text.len)
+        return 0;
+    tokenizer_encode(e->s, o->text.data, o->text.len, true, &o->ids);
     buf_clear(&o->text);
+    if (o->ids.n == from)
+        return 0;
     mark(e, from);
     return check_text(e, o->ids.id + from, o->ids.n - from);
 }

@@ -31,7 +31,7 @@ ok 'files and their modes' '
         [ -x bin/$t ] && [ -s share/man/man1/$t.1 ] && [ ! -x share/man/man1/$t.1 ] && [ -s share/bash-completion/completions/$t ] || { echo $t; exit 1; }
     done
     for f in LICENSE NEWS.md README.md; do cmp share/doc/ssmtools/$f "$SSM_TOP/$f" || exit 1; done
-    for f in pretrain.sh report.sh; do [ -x share/ssmtools/pipelines/$f ] || exit 1; done
+    for f in pretrain.sh finetune.sh report.sh; do [ -x share/ssmtools/pipelines/$f ] || exit 1; done
     [ -s share/ssmtools/pipelines/stage.sh ] && [ -s lib/hdf5/plugin/libh5zstd.so ] && ! ls share/ssmtools/pipelines | grep -e install -e bundle -e completion -e run &&
     ls share/ssmtools/models | cmp - "$tap_dir/models" && ls share/ssmtools/templates | cmp - "$tap_dir/templates" && [ -z "$(find . -perm /022 -print)" ]'
 ok 'the umask holds' '
