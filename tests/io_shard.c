@@ -574,7 +574,7 @@ static void test_damaged_packed(void **state)
         struct buf whole = { 0 };
         int refused = 0;
         read_file(path[f], &whole);
-        for (int i = 0; damage(path[f], &whole, i, 8, 400); i++) {
+        for (int i = 0; damage(path[f], &whole, i, 8, 150); i++) {
             struct shards *s = shards_try_open(dir);
             bool ok = s != NULL;
             if (ok && f == 1)

@@ -111,6 +111,11 @@ ok 'what is there is kept, or in the way' '
     one_line 1 "made from other inputs or options" "$T" pack $common --template chatml --seed 5 --part 1/3 -o parts talks.jsonl &&
     sed "s/im_end|>\"/&  /; s/^# .*//" "$SSM_TOP/pipelines/templates/chatml.template" >mine.template &&
     one_line 1 "made from other inputs or options" "$T" pack $common --template ./mine.template --part 1/3 -o parts talks.jsonl'
+ok 'killed half-way: nothing under a final name, and the next run makes the set' '
+    mkfifo pipe && { "$T" pack -q $common --template chatml -o killed - <pipe 2>err & } && pid=$! && exec 3>pipe && head -n 50 talks.jsonl >&3 &&
+    n=0 && until ls killed/*.tmp.* >/dev/null 2>&1; do sleep 0.05; n=$((n + 1)); [ $n -lt 400 ] || exit 1; done
+    kill -KILL $pid; wait $pid; exec 3>&-; [ -z "$(find killed -name "*.h5")" ] && one_line 1 "has no index.h5" "$T" stat killed &&
+    pack $common --template chatml -o killed talks.jsonl && "$T" check -q killed && [ "$(value killed hash)" = "$(value chatml-answers hash)" ] && [ -z "$(find killed -name "*.tmp*")" ]'
 ok 'merge: packed sets of one length, nothing else; export has no place for a mask' '
     "$T" merge -q -o both chatml-answers chatml-all && [ "$(value both samples)" -eq $(($(value chatml-answers samples) + $(value chatml-all samples))) ] && "$T" check -q both &&
     { all chatml-answers; all chatml-all; } >a && all both | cmp a - && "$T" encode -q --tokenizer tok.json -o plain x.txt &&
