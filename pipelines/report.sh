@@ -33,7 +33,11 @@ trap 'exit 1' INT TERM HUP
 # A sample may hold any bytes; a page is UTF-8 without control characters.
 escape() { iconv -c -f UTF-8 -t UTF-8 | tr -d '\000-\010\013-\037' | sed 's/&/\&amp;/g; s/</\&lt;/g; s/>/\&gt;/g'; }
 
+# Of several runs only: which one this is about.
+label() { [ $runs -eq 1 ] || printf '%s' "$1"; }
+
 # Reads lines of files in the order of the incarnations; drops what a later one did again.
+# shellcheck disable=SC2016 # awk
 steps='
     function num(key,  at, s) {
         at = index($0, "\"" key "\":")
@@ -163,7 +167,7 @@ CSS
     printf '<h1>%s</h1>\n' "$(printf '%s' "$title" | escape)"
     k=1
     while [ $k -le $runs ]; do
-        awk -v name="$([ $runs -gt 1 ] && echo "$(escape <"$tmp/$k.name"): " || :)" -v again="$(wc -l <"$tmp/$k.restarts")" '
+        awk -v name="$(label "$(escape <"$tmp/$k.name"): ")" -v again="$(wc -l <"$tmp/$k.restarts")" '
             NR == 1 { first = $1 } { tok = $3; loss = $9; sec += $8; last = $1 }
             END { printf "<p>%sSteps %d to %d, %.4g tokens, %.0f s of steps (%.4g tokens/s), last loss (running mean) %.4f nats per token", name, first, last, tok, sec, sec ? tok / sec : 0, loss
                   if (again > 0) printf ", %d restart%s", again, (again > 1 ? "s" : "")
@@ -195,7 +199,7 @@ CSS
     for run in "$@"; do
         n=$((n + 1))
         [ $n -le $runs ] || break
-        printf '<h2>options%s</h2>\n<pre>' "$([ $runs -gt 1 ] && echo " of $(escape <"$tmp/$n.name")" || :)"
+        printf '<h2>options%s</h2>\n<pre>' "$(label " of $(escape <"$tmp/$n.name")")"
         for newest in "$run"/inc-*; do :; done
         cat "$newest/options.conf" "$newest/model.conf" 2>/dev/null | escape
         printf '</pre>\n'

@@ -35,17 +35,37 @@
 
 static struct {
     const char *config, *model, *run, *blend, *ramp, *init_from, *freeze, *valid;
-    int64_t steps, samples, tokens, batch, micro, seq_len, warmup, lr_decay, seed, save_every, keep, keep_every, log_every, threads, stop_at, valid_every, valid_tokens, max_skips;
-    double lr, min_lr, beta1, beta2, eps, decay, clip, save_minutes, ema, skip_loss_z, skip_grad_z, time_limit;
+    int64_t steps, samples, tokens, batch, micro, seq_len, warmup, lr_decay, seed, save_every, keep,
+        keep_every, log_every, threads, stop_at, valid_every, valid_tokens, max_skips;
+    double lr, min_lr, beta1, beta2, eps, decay, clip, save_minutes, ema, skip_loss_z, skip_grad_z,
+        time_limit;
     int schedule, style, order, recompute, sync;
     bool dry, keep_optimizer, tensorboard;
-} o = { .steps = 1000, .batch = 8, .seq_len = 1024, .warmup = -1, .lr_decay = -1, .seed = 1, .save_every = 500, .valid_every = 250, .max_skips = 10, .keep = 3,
-        .log_every = 10, .lr = 1e-3, .min_lr = -1, .beta1 = 0.9, .beta2 = 0.95, .eps = 1e-8, .decay = 0.1, .clip = 1 };
+} o = { .steps = 1000,
+        .batch = 8,
+        .seq_len = 1024,
+        .warmup = -1,
+        .lr_decay = -1,
+        .seed = 1,
+        .save_every = 500,
+        .valid_every = 250,
+        .max_skips = 10,
+        .keep = 3,
+        .log_every = 10,
+        .lr = 1e-3,
+        .min_lr = -1,
+        .beta1 = 0.9,
+        .beta2 = 0.95,
+        .eps = 1e-8,
+        .decay = 0.1,
+        .clip = 1 };
 
 static struct opt options[] = {
     OPT_STR('o', "run", "DIR", &o.run, "run directory; goes on from its newest checkpoint"),
-    OPT_STR(0, "model", "NAME|FILE", &o.model, "preset name, or file of 'name = value'; without it the checkpoint's"),
-    OPT_STR(0, "init-from", "DIR", &o.init_from, "begin with the weights of a checkpoint, or of a run's newest"),
+    OPT_STR(0, "model", "NAME|FILE", &o.model,
+            "preset name, or file of 'name = value'; without it the checkpoint's"),
+    OPT_STR(0, "init-from", "DIR", &o.init_from,
+            "begin with the weights of a checkpoint, or of a run's newest"),
     OPT_FLAG(0, "keep-optimizer", &o.keep_optimizer, "begin with its AdamW moments too"),
     OPT_STR(0, "freeze", "GLOB,...", &o.freeze, "tensors that do not train"),
     OPT_STR(0, "blend", "FILE", &o.blend, "the sets and their weights, in place of DATA"),
@@ -53,13 +73,17 @@ static struct opt options[] = {
     OPT_INT(0, "samples", "N", &o.samples, 0, 1e15, "length of the run in sequences, in place of --steps"),
     OPT_INT(0, "tokens", "N", &o.tokens, 0, 1e18, "length of the run in tokens, --seq-len a sequence"),
     OPT_INT(0, "batch", "N", &o.batch, 1, 1 << 24, "sequences of a step, all ranks together"),
-    OPT_STR(0, "rampup-batch-size", "START,INCREMENT,SAMPLES", &o.ramp, "begin with a batch of START, and reach --batch after SAMPLES"),
-    OPT_INT(0, "micro-batch", "N", &o.micro, 0, 1 << 20, "sequences a rank computes at a time; 0: all its own"),
+    OPT_STR(0, "rampup-batch-size", "START,INCREMENT,SAMPLES", &o.ramp,
+            "begin with a batch of START, and reach --batch after SAMPLES"),
+    OPT_INT(0, "micro-batch", "N", &o.micro, 0, 1 << 20,
+            "sequences a rank computes at a time; 0: all its own"),
     OPT_INT(0, "seq-len", "N", &o.seq_len, 1, 1 << 30, "tokens of a sequence"),
     OPT_REAL(0, "lr", "X", &o.lr, 0, 10, "peak learning rate"),
     OPT_REAL(0, "min-lr", "X", &o.min_lr, -1, 10, "last learning rate; -1: a tenth of --lr"),
-    OPT_CHOICE(0, "schedule", &o.schedule, "cosine|linear|inverse-sqrt|wsd|constant", "the rate after the warm-up"),
-    OPT_INT(0, "warmup", "N", &o.warmup, -1, 1e18, "the rate rises from 0, in the unit of the run's length; -1: a twentieth of it"),
+    OPT_CHOICE(0, "schedule", &o.schedule, "cosine|linear|inverse-sqrt|wsd|constant",
+               "the rate after the warm-up"),
+    OPT_INT(0, "warmup", "N", &o.warmup, -1, 1e18,
+            "the rate rises from 0, in the unit of the run's length; -1: a twentieth of it"),
     OPT_INT(0, "lr-decay", "N", &o.lr_decay, -1, 1e18,
             "the rate falls, in the same unit; -1: to the run's end, of wsd in the last tenth"),
     OPT_CHOICE(0, "lr-decay-style", &o.style, "linear|cosine|exponential|minus-sqrt", "how wsd falls"),
@@ -67,27 +91,37 @@ static struct opt options[] = {
     OPT_REAL(0, "beta2", "X", &o.beta2, 0, 0.999999, "AdamW: decay of the second moment"),
     OPT_REAL(0, "eps", "X", &o.eps, 1e-30, 1, "AdamW: epsilon"),
     OPT_REAL(0, "weight-decay", "X", &o.decay, 0, 10, "AdamW: decay of tensors with two and more dimensions"),
-    OPT_REAL(0, "ema", "X", &o.ema, 0, 0.9999999, "decay of a running mean of the weights, kept beside them; 0: none"),
+    OPT_REAL(0, "ema", "X", &o.ema, 0, 0.9999999,
+             "decay of a running mean of the weights, kept beside them; 0: none"),
     OPT_REAL(0, "clip", "X", &o.clip, 0, 1e9, "largest gradient norm; 0: no clipping"),
-    OPT_REAL(0, "skip-loss-z", "X", &o.skip_loss_z, 0, 1e9, "skip steps whose loss is X deviations above the last 128; 0: none"),
+    OPT_REAL(0, "skip-loss-z", "X", &o.skip_loss_z, 0, 1e9,
+             "skip steps whose loss is X deviations above the last 128; 0: none"),
     OPT_REAL(0, "skip-grad-z", "X", &o.skip_grad_z, 0, 1e9, "the same of the gradient norm; 0: none"),
-    OPT_INT(0, "max-skips", "N", &o.max_skips, 1, 1e12, "end with 93 when so many steps in a row were skipped"),
+    OPT_INT(0, "max-skips", "N", &o.max_skips, 1, 1e12,
+            "end with 93 when so many steps in a row were skipped"),
     OPT_INT(0, "seed", "N", &o.seed, 0, OPT_MAX_INT, "of the initial weights and the data order"),
-    OPT_CHOICE(0, "order", &o.order, "shuffle|stream", "windows in random order, or documents on end with state"),
-    OPT_CHOICE(0, "recompute", &o.recompute, "none|full", "keep activations, or make them again in the backward pass"),
+    OPT_CHOICE(0, "order", &o.order, "shuffle|stream",
+               "windows in random order, or documents on end with state"),
+    OPT_CHOICE(0, "recompute", &o.recompute, "none|full",
+               "keep activations, or make them again in the backward pass"),
     OPT_STR(0, "valid", "DIR,...", &o.valid, "held-out sets that are looked at on the way"),
-    OPT_INT(0, "valid-every", "N", &o.valid_every, 0, 1e12, "steps between looks at --valid; 0: at the end only"),
-    OPT_INT(0, "valid-tokens", "N", &o.valid_tokens, 0, OPT_MAX_INT, "tokens of each that are scored; 0: all"),
+    OPT_INT(0, "valid-every", "N", &o.valid_every, 0, 1e12,
+            "steps between looks at --valid; 0: at the end only"),
+    OPT_INT(0, "valid-tokens", "N", &o.valid_tokens, 0, OPT_MAX_INT,
+            "tokens of each that are scored; 0: all"),
     OPT_INT(0, "save-every", "N", &o.save_every, 0, 1e12, "steps between checkpoints; 0: at the end only"),
     OPT_REAL(0, "save-minutes", "X", &o.save_minutes, 0, 1e6, "also after so many minutes; 0: no"),
     OPT_INT(0, "keep", "N", &o.keep, 1, 1 << 20, "newest checkpoints to keep"),
     OPT_INT(0, "keep-every", "N", &o.keep_every, 0, 1e12, "keep also checkpoints of each N-th step; 0: none"),
-    OPT_CHOICE(0, "save-async", &o.sync, "on|off", "write checkpoints from a copy while the training goes on"),
+    OPT_CHOICE(0, "save-async", &o.sync, "on|off",
+               "write checkpoints from a copy while the training goes on"),
     OPT_INT(0, "stop-at", "N", &o.stop_at, 0, 1e12, "save and exit 75 after this step; 0: no"),
-    OPT_REAL(0, "time-limit", "X", &o.time_limit, 0, 1e9, "save and exit 75 before so many minutes of this start are over; 0: no"),
+    OPT_REAL(0, "time-limit", "X", &o.time_limit, 0, 1e9,
+             "save and exit 75 before so many minutes of this start are over; 0: no"),
     OPT_FLAG(0, "tensorboard", &o.tensorboard, "write event files for TensorBoard beside the metrics"),
     OPT_INT(0, "log-every", "N", &o.log_every, 1, 1e9, "seconds between lines when there is no terminal"),
-    OPT_INT(0, "threads", "N", &o.threads, 0, 4096, "a rank; 0: OMP_NUM_THREADS, or the cores shared by the ranks"),
+    OPT_INT(0, "threads", "N", &o.threads, 0, 4096,
+            "a rank; 0: OMP_NUM_THREADS, or the cores shared by the ranks"),
     OPT_FLAG('n', "dry-run", &o.dry, "print shapes, parameters, FLOPs and memory, and end"),
     OPT_END,
 };
@@ -136,7 +170,8 @@ static int64_t steps_left(int64_t step, int64_t samples, int64_t *end)
     if (unit_of_run() == STEPS)
         steps = ramp_walk(&ramp, &n, INT64_MAX, length > step ? length - step : 0);
     else
-        steps = ramp_walk(&ramp, &n, unit_of_run() == SAMPLES ? length : (length - 1) / o.seq_len + 1, INT64_MAX);
+        steps =
+            ramp_walk(&ramp, &n, unit_of_run() == SAMPLES ? length : (length - 1) / o.seq_len + 1, INT64_MAX);
     if (end)
         *end = n;
     return steps;
@@ -152,14 +187,15 @@ static int64_t samples_of_run(void)
 
 static struct schedule schedule_of_run(void)
 {
-    struct schedule s = { o.schedule, o.style, o.lr, o.min_lr < 0 ? o.lr / 10 : o.min_lr, o.warmup, o.lr_decay,
-                          length_of_run() };
+    struct schedule s = { o.schedule, o.style,    o.lr,           o.min_lr < 0 ? o.lr / 10 : o.min_lr,
+                          o.warmup,   o.lr_decay, length_of_run() };
     if (o.min_lr > o.lr)
         die_usage("'%g' of 'min-lr' is above '%g' of 'lr'", o.min_lr, o.lr);
     if (s.warmup < 0)
         s.warmup = s.length / 20;
     if (s.warmup >= s.length)
-        die_usage("'%lld' of 'warmup' is not below the length of the run, %lld", (long long)s.warmup, (long long)s.length);
+        die_usage("'%lld' of 'warmup' is not below the length of the run, %lld", (long long)s.warmup,
+                  (long long)s.length);
     bool falls = o.schedule != SCHEDULE_INVERSE_SQRT && o.schedule != SCHEDULE_CONSTANT;
     if (o.lr_decay >= 0 && !falls)
         die_usage("'lr-decay' is for cosine, linear and wsd");
@@ -178,10 +214,10 @@ static struct schedule schedule_of_run(void)
 struct data {
     int n;
     struct blend blend;
-    const char **dirs;      /* they belong to the blend */
+    const char **dirs; /* they belong to the blend */
     struct order_set *sets;
     struct buf hashes;      /* "dir-independent" identity of the sets and their weights */
-    struct shard_info info;  /* of the first; the others have the same tokenizer */
+    struct shard_info info; /* of the first; the others have the same tokenizer */
 };
 
 /* An operand "DIR" or "DIR@WEIGHT". */
@@ -278,10 +314,11 @@ static void open_valids(const struct config *c)
         if (info->n_tokens < 1)
             die("'%s' has no tokens", dir);
         if (c->tokenizer_hash && *c->tokenizer_hash && strcmp(hash, c->tokenizer_hash) != 0)
-            die("'%s' was made by tokenizer '%s' (%s), the model knows '%s' (%s)", dir, info->tokenizer, hash, c->tokenizer,
-                c->tokenizer_hash);
+            die("'%s' was made by tokenizer '%s' (%s), the model knows '%s' (%s)", dir, info->tokenizer, hash,
+                c->tokenizer, c->tokenizer_hash);
         if (info->vocab > c->vocab)
-            die("'%s' has %lld tokens, the model's 'vocab' is %lld", dir, (long long)info->vocab, (long long)c->vocab);
+            die("'%s' has %lld tokens, the model's 'vocab' is %lld", dir, (long long)info->vocab,
+                (long long)c->vocab);
         shards_close(s);
         *(char **)grow(&valids, &n_valids, &cap_valids, sizeof *valids) = xstrdup(dir);
     }
@@ -297,7 +334,8 @@ static void free_valids(void)
 
 /* Collective. Scores the sets with the weights as they are; reads the state of the training only. `out`, and `events`
  * if wanted, on rank 0. */
-static void look_at_valids(struct comm *comm, const struct trainer *t, struct metrics *out, struct events *events)
+static void look_at_valids(struct comm *comm, const struct trainer *t, struct metrics *out,
+                           struct events *events)
 {
     for (size_t i = 0; i < n_valids; i++) {
         double begin = now_seconds();
@@ -305,7 +343,8 @@ static void look_at_valids(struct comm *comm, const struct trainer *t, struct me
         err_set_verbosity(0); /* its progress would stand between the run's own lines */
         struct score s = score_set(comm, t->net, valids[i], o.seq_len, o.seq_len, t->opt.micro_rows, o.valid_tokens, false);
         err_set_verbosity(verbosity);
-        struct metrics_valid l = { t->step, t->samples, valids[i], s.tokens, s.nats / (double)s.tokens, 0, 0, 0 };
+        struct metrics_valid l = { t->step, t->samples, valids[i], s.tokens, s.nats / (double)s.tokens,
+                                   0,       0,          0 };
         l.ppl = exp(l.loss);
         l.bpb = s.bytes > 0 ? s.nats / log(2) / (double)s.bytes : 0;
         l.seconds = now_seconds() - begin;
@@ -318,7 +357,8 @@ static void look_at_valids(struct comm *comm, const struct trainer *t, struct me
             free(loss);
             free(bpb);
         }
-        note(1, "step %lld  valid '%s'  loss %.4f  ppl %.4g  bits/byte %.4f", (long long)l.step, l.set, l.loss, l.ppl, l.bpb);
+        note(1, "step %lld  valid '%s'  loss %.4f  ppl %.4g  bits/byte %.4f", (long long)l.step, l.set,
+             l.loss, l.ppl, l.bpb);
     }
 }
 
@@ -328,13 +368,14 @@ static void adopt_tokenizer(struct config *c, const struct shard_info *info)
     if (c->vocab == 0)
         c->vocab = info->vocab;
     if (info->vocab > c->vocab)
-        die("the data have %lld tokens, the model's 'vocab' is %lld", (long long)info->vocab, (long long)c->vocab);
+        die("the data have %lld tokens, the model's 'vocab' is %lld", (long long)info->vocab,
+            (long long)c->vocab);
     if (info->vocab > 0) {
         char hash[17];
         snprintf(hash, sizeof hash, "%016llx", (unsigned long long)info->tokenizer_hash);
         if (c->tokenizer_hash && *c->tokenizer_hash && strcmp(hash, c->tokenizer_hash) != 0)
-            die("the data were made by tokenizer '%s' (%s), the model knows '%s' (%s)", info->tokenizer, hash, c->tokenizer,
-                c->tokenizer_hash);
+            die("the data were made by tokenizer '%s' (%s), the model knows '%s' (%s)", info->tokenizer, hash,
+                c->tokenizer, c->tokenizer_hash);
         c->tokenizer = xstrdup(info->tokenizer);
         c->tokenizer_hash = xasprintf("%016llx", (unsigned long long)info->tokenizer_hash);
         c->eod = info->eod;
@@ -349,11 +390,13 @@ static void check_sizes(const struct config *c)
     double rows = (double)o.micro * (double)o.seq_len;
     double width = (double)c->d_model + (double)c->d_ff + 4.0 * (double)(c->n_heads * c->headdim) +
                    2.0 * (double)(c->n_groups * c->d_state) + (double)(c->attn_heads * c->attn_headdim) +
-                   (double)c->d_inner * (double)(8 + c->d_state) + 8.0 * (double)c->lru_width + (double)c->vocab;
-    if ((double)o.steps * (double)o.batch > 4e18 || rows * width * (double)c->layers > 1e17 || 
+                   (double)c->d_inner * (double)(8 + c->d_state) + 8.0 * (double)c->lru_width +
+                   (double)c->vocab;
+    if ((double)o.steps * (double)o.batch > 4e18 || rows * width * (double)c->layers > 1e17 ||
         (double)samples_of_run() * (double)o.seq_len > 4e18)
         die_usage("%lld steps of %lld sequences (%lld at a time) of %lld tokens are too much to count",
-                  (long long)(unit_of_run() == STEPS ? o.steps : steps_left(0, 0, NULL)), (long long)o.batch, (long long)o.micro, (long long)o.seq_len);
+                  (long long)(unit_of_run() == STEPS ? o.steps : steps_left(0, 0, NULL)), (long long)o.batch,
+                  (long long)o.micro, (long long)o.seq_len);
 }
 
 static void print_plan(const struct config *c, const struct backend *be, int64_t rank_rows, int ranks)
@@ -373,25 +416,27 @@ static void print_plan(const struct config *c, const struct backend *be, int64_t
             printf("%s%lld", k ? "x" : "", (long long)ps.p[i].shape[k]);
         printf("\t%s\t%s\n", ps.p[i].decay ? "yes" : "no", frozen[i] ? "no" : "yes");
     }
-    printf("pattern=%s\nparameters=%lld\nparameters_trained=%lld\nvocab=%lld\n", c->pattern, (long long)ps.count,
-           (long long)left, (long long)c->vocab);
+    printf("pattern=%s\nparameters=%lld\nparameters_trained=%lld\nvocab=%lld\n", c->pattern,
+           (long long)ps.count, (long long)left, (long long)c->vocab);
     printf("steps=%lld\nbatch=%lld\nseq_len=%lld\nranks=%d\nrows_per_rank=%lld\nmicro_batch=%lld\n",
-           (long long)steps_left(0, 0, NULL), (long long)o.batch, (long long)o.seq_len, ranks, (long long)rank_rows,
-           (long long)o.micro);
+           (long long)steps_left(0, 0, NULL), (long long)o.batch, (long long)o.seq_len, ranks,
+           (long long)rank_rows, (long long)o.micro);
     int64_t tokens = samples_of_run() * o.seq_len;
     printf("tokens=%lld\n", (long long)tokens);
-    printf("flops_per_token_forward=%.0f\nflops_per_token_training=%.0f\nflops_total=%.4g\n", flops, 3 * flops,
-           3 * flops * (double)tokens);
+    printf("flops_per_token_forward=%.0f\nflops_per_token_training=%.0f\nflops_total=%.4g\n", flops,
+           3 * flops, 3 * flops * (double)tokens);
     int64_t moments = 2 * ps.slab * (int64_t)sizeof(float), mean = o.ema > 0 ? moments / 2 : 0, valid = 0;
     int64_t copy = o.sync ? 0 : (m.weights + moments + mean) / ranks;
     if (n_valids) { /* activations of a look, which come beside those of the training; weights and scratch are shared */
         struct net_memory v = net_memory(c, be, o.micro, o.seq_len, false, RECOMPUTE_NONE);
         valid = v.residual + v.saved;
     }
-    printf("memory_weights=%lld\nmemory_gradients=%lld\nmemory_moments=%lld\nmemory_ema=%lld\nmemory_valid=%lld\nmemory_save=%lld\nmemory_residual=%lld\n"
+    printf("memory_weights=%lld\nmemory_gradients=%lld\nmemory_moments=%lld\nmemory_ema=%lld\nmemory_valid=%"
+           "lld\nmemory_save=%lld\nmemory_residual=%lld\n"
            "memory_saved=%lld\nmemory_scratch=%lld\nmemory_rank=%lld\n",
-           (long long)m.weights, (long long)m.grads, (long long)moments, (long long)mean, (long long)valid, (long long)copy, (long long)m.residual, (long long)m.saved,
-           (long long)(m.scratch + m.work), (long long)(m.total + moments + mean + valid + copy));
+           (long long)m.weights, (long long)m.grads, (long long)moments, (long long)mean, (long long)valid,
+           (long long)copy, (long long)m.residual, (long long)m.saved, (long long)(m.scratch + m.work),
+           (long long)(m.total + moments + mean + valid + copy));
     free(frozen);
     params_free(&ps);
 }
@@ -434,7 +479,8 @@ static struct ckpt *open_newest(struct comm *comm)
     if (comm->rank == 0)
         rundir_free_list(paths, (int)n);
     if (n > 0 && !found)
-        die("run '%s': none of its %lld checkpoints can be used; remove them to begin anew", o.run, (long long)n);
+        die("run '%s': none of its %lld checkpoints can be used; remove them to begin anew", o.run,
+            (long long)n);
     return found;
 }
 
@@ -464,7 +510,8 @@ static struct ckpt *open_base(struct comm *comm)
 static struct config config_of(const struct ckpt *c)
 {
     struct config saved;
-    if (config_try_from_attrs(&saved, ckpt_config(c)) < 0) /* numbers that it does not have take their defaults */
+    if (config_try_from_attrs(&saved, ckpt_config(c)) <
+        0) /* numbers that it does not have take their defaults */
         die("'%s': %s", ckpt_dir(c), err_last());
     return saved;
 }
@@ -512,13 +559,13 @@ static void check_resume(const struct ckpt *c, const struct config *config, cons
 struct run {
     struct comm *comm;
     struct trainer *t;
-    struct rundir *dir;         /* rank 0 */
+    struct rundir *dir; /* rank 0 */
     struct data *data;
     char *history;
-    int64_t saved_step;         /* of the newest checkpoint, -1: none */
-    double saved_at;            /* when it was begun */
-    bool told_to_save;          /* rank 0: by the control file, which goes when that is done */
-    double deadline;            /* rank 0: when the job ends, by now_seconds(); INFINITY: it does not */
+    int64_t saved_step; /* of the newest checkpoint, -1: none */
+    double saved_at;    /* when it was begun */
+    bool told_to_save;  /* rank 0: by the control file, which goes when that is done */
+    double deadline;    /* rank 0: when the job ends, by now_seconds(); INFINITY: it does not */
     double step_seconds, save_seconds; /* rank 0: the slowest step and save so far, or what a save may take */
 };
 
@@ -556,7 +603,8 @@ static void publish(struct run *r)
         die_code(EXIT_STAY, "a newer incarnation of '%s' has begun: this one ends without publishing", o.run);
     if (r->comm->rank == 0)
         rundir_prune(r->dir, (int)o.keep, o.keep_every);
-    if (r->comm->rank == 0 && r->told_to_save && control_read(o.run) == CONTROL_SAVE) /* not another word that came since */
+    if (r->comm->rank == 0 && r->told_to_save &&
+        control_read(o.run) == CONTROL_SAVE) /* not another word that came since */
         control_done(o.run);
     r->told_to_save = false;
     double seconds = now_seconds() - r->saved_at;
@@ -580,8 +628,10 @@ static void save(struct run *r, bool last)
     char dir[4096] = "";
     publish(r);
     if (!trainer_is_finite(r->t))
-        die_code(EXIT_STAY, "step %lld: the run has diverged: there are weights that are not finite, which are not saved",
-                 (long long)r->t->step);
+        die_code(
+            EXIT_STAY,
+            "step %lld: the run has diverged: there are weights that are not finite, which are not saved",
+            (long long)r->t->step);
     r->saved_at = now_seconds();
     if (!is_room(r)) {
         if (last && r->comm->rank == 0)
@@ -610,9 +660,11 @@ static void save(struct run *r, bool last)
 /* What this rank is asked for: signals come to any, the clock and the control file are rank 0's. */
 static struct step_wish wish(const struct run *r, enum control control)
 {
-    bool by_time = r->comm->rank == 0 && o.save_minutes > 0 && now_seconds() - r->saved_at >= 60 * o.save_minutes;
+    bool by_time =
+        r->comm->rank == 0 && o.save_minutes > 0 && now_seconds() - r->saved_at >= 60 * o.save_minutes;
     bool up = r->comm->rank == 0 && time_is_up(r);
-    return (struct step_wish){ .stop = signals_told() || control == CONTROL_STOP || up, .save = by_time || control == CONTROL_SAVE };
+    return (struct step_wish){ .stop = signals_told() || control == CONTROL_STOP || up,
+                               .save = by_time || control == CONTROL_SAVE };
 }
 
 /* A skipped step is told; too many in a row end the run, and the last checkpoint stays as it is. */
@@ -621,13 +673,16 @@ static void heed_skip(struct run *r, const struct step_report *s)
     const struct trainer *t = r->t;
     if (!s->skipped)
         return;
-    note(1, "step %lld skipped: loss %g (z %.2f), gradient norm %g (z %.2f); %lld in a row, %lld in all", (long long)t->step,
-         fabs(s->loss), s->loss_z, fabs(s->grad_norm), s->norm_z, (long long)t->skipped_in_row, (long long)t->skipped);
+    note(1, "step %lld skipped: loss %g (z %.2f), gradient norm %g (z %.2f); %lld in a row, %lld in all",
+         (long long)t->step, fabs(s->loss), s->loss_z, fabs(s->grad_norm), s->norm_z,
+         (long long)t->skipped_in_row, (long long)t->skipped);
     if (t->skipped_in_row < o.max_skips)
         return;
     publish(r); /* what was good when it was begun */
-    die_code(EXIT_STAY, "step %lld: the run has diverged: %lld steps in a row are skipped (loss %g, gradient norm %g)",
-             (long long)t->step, (long long)t->skipped_in_row, fabs(s->loss), fabs(s->grad_norm)); /* not "-nan" */
+    die_code(EXIT_STAY,
+             "step %lld: the run has diverged: %lld steps in a row are skipped (loss %g, gradient norm %g)",
+             (long long)t->step, (long long)t->skipped_in_row, fabs(s->loss),
+             fabs(s->grad_norm)); /* not "-nan" */
 }
 
 static struct metrics *open_metrics(const struct run *r, const char *name)
@@ -641,16 +696,19 @@ static struct metrics *open_metrics(const struct run *r, const char *name)
 }
 
 /* A progress line: the running mean of the loss, and what else of the step people look at. */
-static void print_line(char *text, size_t size, const struct metrics_line *l, double smooth, double speed, double flops)
+static void print_line(char *text, size_t size, const struct metrics_line *l, double smooth, double speed,
+                       double flops)
 {
     char a[32], b[32], c[32], limit[48] = "", skipped[40] = "";
     if (isfinite(l->limit))
         snprintf(limit, sizeof limit, "  limit %s", format_duration(fmax(l->limit, 0), a));
     if (l->skipped)
         snprintf(skipped, sizeof skipped, "  skipped %lld", (long long)l->skipped);
-    snprintf(text, size, "loss %.4f (z %.1f)  lr %.2e  grad %.3f (z %.1f)  %stok/s  %sFLOP/s  %sB  wait %.0f%%%s%s", smooth, l->loss_z,
-             l->lr, l->grad_norm, l->norm_z, format_si(speed, a), format_si(flops * speed, b), format_si((double)l->memory, c),
-             100 * l->data_wait / l->seconds, skipped, limit);
+    snprintf(text, size,
+             "loss %.4f (z %.1f)  lr %.2e  grad %.3f (z %.1f)  %stok/s  %sFLOP/s  %sB  wait %.0f%%%s%s",
+             smooth, l->loss_z, l->lr, l->grad_norm, l->norm_z, format_si(speed, a),
+             format_si(flops * speed, b), format_si((double)l->memory, c), 100 * l->data_wait / l->seconds,
+             skipped, limit);
 }
 
 static void write_events(struct events *e, const struct metrics_line *l)
@@ -676,7 +734,8 @@ static int train(struct run *r, struct loader *loader)
     struct schedule sched = schedule_of_run();
     int64_t last = t->step + steps_left(t->step, t->samples, NULL);
     double flops = 3 * net_flops(&t->net->c, o.seq_len);
-    struct metrics *metrics = open_metrics(r, "metrics.jsonl"), *valid = n_valids ? open_metrics(r, "valid.jsonl") : NULL;
+    struct metrics *metrics = open_metrics(r, "metrics.jsonl"),
+                   *valid = n_valids ? open_metrics(r, "valid.jsonl") : NULL;
     struct progress bar;
     progress_begin(&bar, t->step, last, (double)o.log_every);
     bool stop = false, warned = isinf(r->deadline);
@@ -700,18 +759,31 @@ static int train(struct run *r, struct loader *loader)
             double now = now_seconds(), left = r->deadline - now;
             double eta = (now - started) / (double)(t->step - first) * (double)(last - t->step);
             r->step_seconds = fmax(r->step_seconds, seconds);
-            struct metrics_line line = { .step = t->step, .samples = t->samples, .tokens = t->tokens, .loss = s.loss, .lr = rate,
-                                         .grad_norm = s.grad_norm, .loss_z = s.loss_z, .norm_z = s.norm_z, .skip = s.skipped,
-                                         .skipped = t->skipped, .seconds = seconds, .tokens_per_s = (double)s.tokens / seconds,
-                                         .flops_per_s = flops * (double)s.tokens / seconds, .data_wait = wait,
-                                         .memory = meter_peak_memory(), .eta = eta, .limit = left };
+            struct metrics_line line = { .step = t->step,
+                                         .samples = t->samples,
+                                         .tokens = t->tokens,
+                                         .loss = s.loss,
+                                         .lr = rate,
+                                         .grad_norm = s.grad_norm,
+                                         .loss_z = s.loss_z,
+                                         .norm_z = s.norm_z,
+                                         .skip = s.skipped,
+                                         .skipped = t->skipped,
+                                         .seconds = seconds,
+                                         .tokens_per_s = (double)s.tokens / seconds,
+                                         .flops_per_s = flops * (double)s.tokens / seconds,
+                                         .data_wait = wait,
+                                         .memory = meter_peak_memory(),
+                                         .eta = eta,
+                                         .limit = left };
             metrics_write(metrics, &line);
             if (events)
                 write_events(events, &line);
             rundir_beat(r->dir);
             if (!warned && t->step - first >= 10 && eta > left) {
-                note(1, "the job ends in %s, the run in %s: about %.0f more starts are needed", format_duration(left, (char[32]){ 0 }),
-                     format_duration(eta, (char[32]){ 0 }), ceil(eta / fmax(left, 1)) - 1);
+                note(1, "the job ends in %s, the run in %s: about %.0f more starts are needed",
+                     format_duration(left, (char[32]){ 0 }), format_duration(eta, (char[32]){ 0 }),
+                     ceil(eta / fmax(left, 1)) - 1);
                 warned = true;
             }
             char text[256];
@@ -795,17 +867,19 @@ static int64_t share_batch(int ranks)
     if (o.batch % ranks)
         die_usage("'%lld' of 'batch' is not a multiple of the %d ranks", (long long)o.batch, ranks);
     if (ramp.samples && (ramp.start % ranks || ramp.increment % ranks))
-        die_usage("'%s' of 'rampup-batch-size': start and increment are not multiples of the %d ranks", o.ramp, ranks);
+        die_usage("'%s' of 'rampup-batch-size': start and increment are not multiples of the %d ranks",
+                  o.ramp, ranks);
     int64_t rows = o.batch / ranks, first = ramp.samples ? ramp.start / ranks : rows, all = first;
-    for (int64_t b = ramp.samples ? ramp.increment / ranks : rows; b; ) { /* what divides every batch of the ramp */
+    for (int64_t b = ramp.samples ? ramp.increment / ranks : rows;
+         b;) { /* what divides every batch of the ramp */
         int64_t rest = all % b;
         all = b;
         b = rest;
     }
     o.micro = o.micro ? o.micro : all;
     if (all % o.micro)
-        die_usage("'%lld' of 'micro-batch' does not divide the %lld sequences of a rank%s", (long long)o.micro,
-                  (long long)first, ramp.samples ? " and each increment" : "");
+        die_usage("'%lld' of 'micro-batch' does not divide the %lld sequences of a rank%s",
+                  (long long)o.micro, (long long)first, ramp.samples ? " and each increment" : "");
     return rows;
 }
 
@@ -850,7 +924,9 @@ static int run(int n_args, char **args)
     if (data.n == 0)
         die_usage("no data: usage: ssmtrain [options] -o RUN DATA...");
 
-    struct run r = { .comm = comm, .data = &data, .saved_step = -1, .saved_at = now_seconds(), .deadline = job_deadline() };
+    struct run r = {
+        .comm = comm, .data = &data, .saved_step = -1, .saved_at = now_seconds(), .deadline = job_deadline()
+    };
     if (comm->rank == 0)
         r.dir = rundir_begin(o.run, 12);
     comm_barrier(comm);
@@ -860,12 +936,25 @@ static int run(int n_args, char **args)
     if (comm->rank == 0)
         write_record(&r, &c);
 
-    struct trainer_options to = { .beta1 = o.beta1, .beta2 = o.beta2, .eps = o.eps, .weight_decay = o.decay,
-                                  .clip = o.clip, .ema = o.ema, .skip_loss_z = o.skip_loss_z, .skip_norm_z = o.skip_grad_z, .freeze = o.freeze, .micro_rows = o.micro, .rows = rows,
-                                  .first_row = comm->rank * rows, .batch = o.batch, .seq_len = o.seq_len,
-                                  .recompute = (enum recompute)o.recompute, .stream = o.order == ORDER_STREAM };
+    struct trainer_options to = { .beta1 = o.beta1,
+                                  .beta2 = o.beta2,
+                                  .eps = o.eps,
+                                  .weight_decay = o.decay,
+                                  .clip = o.clip,
+                                  .ema = o.ema,
+                                  .skip_loss_z = o.skip_loss_z,
+                                  .skip_norm_z = o.skip_grad_z,
+                                  .freeze = o.freeze,
+                                  .micro_rows = o.micro,
+                                  .rows = rows,
+                                  .first_row = comm->rank * rows,
+                                  .batch = o.batch,
+                                  .seq_len = o.seq_len,
+                                  .recompute = (enum recompute)o.recompute,
+                                  .stream = o.order == ORDER_STREAM };
     r.t = trainer_create(&c, be, comm, &to);
-    r.save_seconds = (double)r.t->net->ps.slab * 12 / comm->size / 2e8; /* until one is measured: 200 MB/s a rank */
+    r.save_seconds =
+        (double)r.t->net->ps.slab * 12 / comm->size / 2e8; /* until one is measured: 200 MB/s a rank */
     if (from) {
         trainer_load(r.t, from, TRAINER_RUN);
         r.saved_step = r.t->step;
@@ -887,8 +976,8 @@ static int run(int n_args, char **args)
     ckpt_close(base);
     tell_frozen(r.t);
     note(1, "model %s: %lld parameters, %d rank%s x %d thread%s, kernels %s", o.model ? o.model : c.pattern,
-         (long long)r.t->net->ps.count, comm->size, comm->size > 1 ? "s" : "", threads, threads > 1 ? "s" : "",
-         be->variant);
+         (long long)r.t->net->ps.count, comm->size, comm->size > 1 ? "s" : "", threads,
+         threads > 1 ? "s" : "", be->variant);
 
     int code = EXIT_DONE;
     if (steps_left(r.t->step, r.t->samples, NULL) == 0) {
@@ -897,8 +986,8 @@ static int run(int n_args, char **args)
         struct order order;
         order_init(&order, (uint64_t)o.seed, (enum order_mode)o.order, o.seq_len, o.batch, data.sets, data.n);
         if (o.order == ORDER_STREAM && r.t->samples % o.batch)
-            die_usage("--order stream: %lld samples are done, not a multiple of 'batch' %lld", (long long)r.t->samples,
-                      (long long)o.batch);
+            die_usage("--order stream: %lld samples are done, not a multiple of 'batch' %lld",
+                      (long long)r.t->samples, (long long)o.batch);
         tell_data(&data, &order, false);
         struct loader *loader = loader_create(&order, data.dirs, to.first_row, rows, &ramp, r.t->samples);
         code = train(&r, loader);

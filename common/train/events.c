@@ -106,7 +106,8 @@ struct events *events_open(const char *dir)
     struct buf b = { 0 };
     gethostname(host, sizeof host - 1);
     struct events *e = xcalloc(1, sizeof *e);
-    e->path = xasprintf("%s/events.out.tfevents.%010lld.%s.%ld", dir, (long long)time(NULL), host, (long)getpid());
+    e->path =
+        xasprintf("%s/events.out.tfevents.%010lld.%s.%ld", dir, (long long)time(NULL), host, (long)getpid());
     e->fd = open(e->path, O_WRONLY | O_CREAT | O_APPEND | O_CLOEXEC, 0666);
     if (e->fd < 0)
         die_errno("cannot write '%s'", e->path);

@@ -30,8 +30,8 @@ int ramp_try_parse(struct ramp *r, const char *text)
         return err_set("'%s': the ramp starts with %lld, not below the batch %lld", text, (long long)r->start,
                        (long long)r->full);
     if ((r->full - r->start) % r->increment)
-        return err_set("'%s': %lld more by %lld each do not come to the batch %lld", text, (long long)r->start,
-                       (long long)r->increment, (long long)r->full);
+        return err_set("'%s': %lld more by %lld each do not come to the batch %lld", text,
+                       (long long)r->start, (long long)r->increment, (long long)r->full);
     int64_t n;
     if (__builtin_mul_overflow(r->samples, r->full, &n))
         return err_set("'%s': too many samples", text);

@@ -44,7 +44,8 @@ static void add_group(struct piece_list *list, const struct trainer *t, const ch
 }
 
 /* Name and shape of carried tensor i over all rows of the batch. */
-static struct ckpt_tensor carried_tensor(const struct trainer *t, const struct net_state *s, int i, float **data)
+static struct ckpt_tensor carried_tensor(const struct trainer *t, const struct net_state *s, int i,
+                                         float **data)
 {
     struct ckpt_tensor ct = { .ndim = 2 };
     char name[64];
@@ -78,8 +79,12 @@ static struct ckpt_tensor health_tensor(const char *what)
 
 static void add_health(struct piece_list *list, const struct trainer *t)
 {
-    struct ckpt_piece loss = { .tensor = health_tensor("loss"), .count = { HEALTH_WINDOW }, .data = t->health.loss };
-    struct ckpt_piece norm = { .tensor = health_tensor("norm"), .count = { HEALTH_WINDOW }, .data = t->health.norm };
+    struct ckpt_piece loss = { .tensor = health_tensor("loss"),
+                               .count = { HEALTH_WINDOW },
+                               .data = t->health.loss };
+    struct ckpt_piece norm = { .tensor = health_tensor("norm"),
+                               .count = { HEALTH_WINDOW },
+                               .data = t->health.norm };
     *(struct ckpt_piece *)grow(&list->p, &list->n, &list->cap, sizeof *list->p) = loss;
     *(struct ckpt_piece *)grow(&list->p, &list->n, &list->cap, sizeof *list->p) = norm;
 }
@@ -96,7 +101,8 @@ static void load_health(struct trainer *t, struct ckpt *c)
         die("'%s': %s", ckpt_dir(c), err_last());
     if (t->health.n < 0 || ckpt_try_read(c, health_tensor("loss").name, zero, count, t->health.loss) < 0 ||
         ckpt_try_read(c, health_tensor("norm").name, zero, count, t->health.norm) < 0)
-        die("'%s': the window of the last steps: %s", ckpt_dir(c), t->health.n < 0 ? "its count is below 0" : err_last());
+        die("'%s': the window of the last steps: %s", ckpt_dir(c),
+            t->health.n < 0 ? "its count is below 0" : err_last());
 }
 
 struct saving {
@@ -139,8 +145,8 @@ static void take_copy(struct trainer *t, struct piece_list *list)
     for (size_t i = 0; i < list->n; i++)
         n += elements(&list->p[i]);
     if (!t->snapshot) /* the layout of a run does not change, and with it the size of its parts; a mean may be begun */
-        t->snapshot = xmalloc(mul_size((size_t)(n + (t->ema && !t->averaging ? n / 2 + t->net->ps.slab : 0)), sizeof(float),
-                                       "copy of a checkpoint"));
+        t->snapshot = xmalloc(mul_size((size_t)(n + (t->ema && !t->averaging ? n / 2 + t->net->ps.slab : 0)),
+                                       sizeof(float), "copy of a checkpoint"));
     float *to = t->snapshot;
     for (size_t i = 0; i < list->n; i++) {
         struct ckpt_piece *p = &list->p[i];
@@ -151,7 +157,8 @@ static void take_copy(struct trainer *t, struct piece_list *list)
     }
 }
 
-void trainer_save_begin(struct trainer *t, const char *dir, struct attrs *state, const char *history, bool background)
+void trainer_save_begin(struct trainer *t, const char *dir, struct attrs *state, const char *history,
+                        bool background)
 {
     if (t->saving)
         bug("'%s' is begun before another checkpoint is published", dir);
@@ -192,7 +199,10 @@ void trainer_save_begin(struct trainer *t, const char *dir, struct attrs *state,
     }
 }
 
-bool trainer_save_is_written(const struct trainer *t) { return !t->saving || atomic_load(&t->saving->written); }
+bool trainer_save_is_written(const struct trainer *t)
+{
+    return !t->saving || atomic_load(&t->saving->written);
+}
 
 bool trainer_save_publish(struct trainer *t, bool (*still_ours)(void *), void *arg)
 {
@@ -227,7 +237,8 @@ int64_t trainer_save_bytes(const struct trainer *t)
     for (int64_t k = 0; t->opt.stream && k < t->opt.rows / t->opt.micro_rows; k++)
         for (int i = 0; i < net_state_tensors(t->in[k]); i++) {
             float *data;
-            floats += ckpt_elements(2, carried_tensor(t, t->in[k], i, &data).shape) / (t->opt.rows / t->opt.micro_rows);
+            floats += ckpt_elements(2, carried_tensor(t, t->in[k], i, &data).shape) /
+                      (t->opt.rows / t->opt.micro_rows);
         }
     int64_t names = 2048 * (int64_t)t->net->ps.n; /* of the tensors, in members and index */
     return floats * (int64_t)sizeof(float) + names + (int64_t)t->comm->size * 16384;
@@ -281,7 +292,8 @@ void trainer_load(struct trainer *t, struct ckpt *c, enum trainer_part upto)
         return;
     weights_load(t->net, c, "optim/m", t->m);
     weights_load(t->net, c, "optim/v", t->v);
-    const struct attrs *s = ckpt_state(c); /* of older runs, each of whose steps was an update, it says no updates */
+    const struct attrs *s =
+        ckpt_state(c); /* of older runs, each of whose steps was an update, it says no updates */
     if (attrs_try_int(s, attrs_find(s, "updates") ? "updates" : "step", &t->updates) < 0)
         die("'%s': %s", ckpt_dir(c), err_last());
     if (upto < TRAINER_RUN)

@@ -94,7 +94,10 @@ static double accumulate(struct trainer *t, const struct loaded *b)
     double sum = 0;
     t->net->be->zero(t->net->grads, (size_t)t->net->ps.slab * sizeof(float));
     for (int64_t r = 0, k = 0; r < b->rows; r += micro, k++) {
-        struct batch mb = { .B = micro, .T = T, .ids = b->ids + r * T, .targets = b->targets + r * T,
+        struct batch mb = { .B = micro,
+                            .T = T,
+                            .ids = b->ids + r * T,
+                            .targets = b->targets + r * T,
                             .start = b->start + r * T };
         struct net_state *in = NULL, *out = NULL;
         if (t->opt.stream) {
@@ -132,11 +135,19 @@ static void update(struct trainer *t, double rate, double gscale)
         const struct param *p = &n->ps.p[i];
         if (t->frozen[i])
             continue;
-        n->be->adamw(&(struct adamw){ .n = p->count, .step = t->updates, .lr = rate, .beta1 = t->opt.beta1,
-                                      .beta2 = t->opt.beta2, .eps = t->opt.eps,
-                                      .decay = p->decay ? t->opt.weight_decay : 0, .gscale = gscale,
-                                      .grad = n->grads + p->offset, .p = n->weights + p->offset,
-                                      .m = t->m + p->offset, .v = t->v + p->offset, .ema_decay = t->opt.ema,
+        n->be->adamw(&(struct adamw){ .n = p->count,
+                                      .step = t->updates,
+                                      .lr = rate,
+                                      .beta1 = t->opt.beta1,
+                                      .beta2 = t->opt.beta2,
+                                      .eps = t->opt.eps,
+                                      .decay = p->decay ? t->opt.weight_decay : 0,
+                                      .gscale = gscale,
+                                      .grad = n->grads + p->offset,
+                                      .p = n->weights + p->offset,
+                                      .m = t->m + p->offset,
+                                      .v = t->v + p->offset,
+                                      .ema_decay = t->opt.ema,
                                       .ema = t->ema ? t->ema + p->offset : NULL });
     }
 }
@@ -144,7 +155,8 @@ static void update(struct trainer *t, double rate, double gscale)
 struct step_report trainer_step(struct trainer *t, const struct loaded *b, double rate, struct step_wish wish)
 {
     struct net *n = t->net;
-    double sums[5] = { accumulate(t, b), (double)b->n_targets, wish.stop, wish.save, trainer_save_is_written(t) };
+    double sums[5] = { accumulate(t, b), (double)b->n_targets, wish.stop, wish.save,
+                       trainer_save_is_written(t) };
     const char *fault = n->be->sync();
     if (fault)
         die("step %lld: %s", (long long)t->step + 1, fault);
@@ -157,7 +169,10 @@ struct step_report trainer_step(struct trainer *t, const struct loaded *b, doubl
     double count = sums[1] > 0 ? sums[1] : 1;
     double seen[2] = { sums[0] / count, sqrt(n->be->sumsq(n->grads, n->ps.slab)) / count };
     comm_bcast(t->comm, seen, sizeof seen, 0);
-    struct step_report r = { .loss = seen[0], .grad_norm = seen[1], .tokens = (int64_t)sums[1], .stop = sums[2] > 0,
+    struct step_report r = { .loss = seen[0],
+                             .grad_norm = seen[1],
+                             .tokens = (int64_t)sums[1],
+                             .stop = sums[2] > 0,
                              .save = sums[3] > 0,
                              .written = t->saving && sums[4] >= t->comm->size };
     bool finite = isfinite(r.loss) && isfinite(r.grad_norm);
@@ -173,7 +188,8 @@ struct step_report trainer_step(struct trainer *t, const struct loaded *b, doubl
     t->skipped += r.skipped;
     t->skipped_in_row = r.skipped ? t->skipped_in_row + 1 : 0;
     if (!r.skipped)
-        update(t, rate, (t->opt.clip > 0 && r.grad_norm > t->opt.clip ? t->opt.clip / r.grad_norm : 1) / count);
+        update(t, rate,
+               (t->opt.clip > 0 && r.grad_norm > t->opt.clip ? t->opt.clip / r.grad_norm : 1) / count);
     return r;
 }
 

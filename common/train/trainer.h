@@ -74,9 +74,10 @@ struct trainer *trainer_create(const struct config *c, const struct backend *be,
 void trainer_free(struct trainer *t);
 
 /* Collective. One step on this rank's rows: micro-batches forward and backward, sum over the ranks, clip, AdamW at
- * `rate`. Frozen tensors have no gradient: they count in no norm, and they, their moments and decay stand still. wish: of this rank; all ranks get the same answer. A step whose loss
- * or gradient norm is not finite, or beyond the z-limits, is skipped: its samples are taken, nothing else changes (carried
- * states begin anew where they may not be finite). Rank 0's numbers decide, so all ranks agree on any hardware. */
+ * `rate`. Frozen tensors have no gradient: they count in no norm, and they and their moments stand still. wish: of
+ * this rank; all ranks get the same answer. A step whose loss or gradient norm is not finite, or beyond the
+ * z-limits, is skipped: its samples are taken, nothing else changes (carried states begin anew where they may not be
+ * finite). Rank 0's numbers decide, so all ranks agree on any hardware. */
 struct step_report trainer_step(struct trainer *t, const struct loaded *b, double rate, struct step_wish wish);
 /* Collective. No weight is infinite or NaN. */
 bool trainer_is_finite(struct trainer *t);

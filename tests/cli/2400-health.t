@@ -43,7 +43,7 @@ ok 'a run that blows up leaves with 93, and the checkpoint before is whole and g
     "$SSM_BIN/ckmerge" verify -q wild && [ "$(find wild -name index.h5 | wc -l)" -eq 1 ] && train -o wild --schedule constant --steps 8 &&
     train -o calm --schedule constant --steps 8 && same wild calm'
 
-# ---- z-scores ----
+# ---- z-scores: --skip-loss-z and --skip-grad-z ----
 train -o plain --steps 190 || exit 1
 ok 'z-scores are those of the last 128 values' '
     for n in loss grad_norm; do
