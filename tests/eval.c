@@ -119,6 +119,36 @@ static void draws(void **state)
     sampler_free(r);
 }
 
+/* Token i of four logits, two of them equal. */
+static int32_t one_of_four(double temperature, int64_t top_k, double top_p, uint64_t i)
+{
+    static const float logits[4] = { 1.0f, 3.0f, 2.0f, 3.0f };
+    struct sampling s = { .penalty = 1, .temperature = temperature, .top_k = top_k, .top_p = top_p, .seed = 9 };
+    struct sampler *r = sampler_new(&s, 4);
+    int32_t id = sampler_token(r, logits, NULL, 0, i);
+    sampler_free(r);
+    return id;
+}
+
+static void sampling(void **state)
+{
+    (void)state;
+    static const double share[4] = { 0.053, 0.395, 0.145, 0.395 }; /* exp(logit) over their sum, about */
+    int count[4] = { 0 };
+    assert_int_equal(one_of_four(0, 0, 1, 0), 1);
+    for (uint64_t i = 0; i < 4000; i++)
+        count[one_of_four(1, 0, 1, i)]++;
+    for (int v = 0; v < 4; v++) /* five standard errors */
+        assert_true(fabs(count[v] - 4000 * share[v]) < 5 * sqrt(4000 * 0.25));
+    for (uint64_t i = 0; i < 500; i++) {
+        int k = one_of_four(1, 1, 1, i); /* the first and its equal */
+        assert_true(k == 1 || k == 3);
+        k = one_of_four(1, 0, 0.5, i);
+        assert_true(k == 1 || k == 3);
+        assert_int_equal(one_of_four(1, 0, 0.1, i), 1);
+    }
+}
+
 /* What Python's random.Random(k).choices() and statistics give: the numbers are its. */
 static void errors(void **state)
 {
@@ -180,6 +210,7 @@ int main(int argc, char **argv)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(filters),
         cmocka_unit_test(draws),
+        cmocka_unit_test(sampling),
         cmocka_unit_test(errors),
         cmocka_unit_test(texts),
     };

@@ -1,4 +1,4 @@
-/* train.c - tests of the data order, the learning rate, and sampling
+/* train.c - tests of the data order, rates and batches, z-scores, event files, and sampling
  * SPDX-License-Identifier: MIT
  */
 #define _GNU_SOURCE /* M_PI */

@@ -145,8 +145,9 @@ ok 'bytes that are no UTF-8, a file that ends early, a packed one, a CR, a blank
     { printf "\357\273\277%s\r\n\r\n" "$head"; printf "{\"context\": \"a\", \"continuation\": \"b\"}\r\n \n"; printf "{\"context\": \"a\", \"continuation\": \"c\"}"; } >good.jsonl && tasks $b model good.jsonl >x && [ "$(sed -n 2p x | cut -f 5)" -eq 2 ] &&
     gzip -k good.jsonl && tasks $b model good.jsonl.gz | cmp - x && head -c 40 good.jsonl.gz >cut.jsonl && says 1 "cut.jsonl" tasks $b model cut.jsonl &&
     head -c $(($(wc -c <good.jsonl) - 3)) good.jsonl >early.jsonl && says 1 "early.jsonl:5: bad JSON" tasks $b model early.jsonl'
+# A sanitizer maps more memory than there is.
 ok 'a line without end is refused, in bounded memory' '
-    { echo "$head"; printf "{\"context\": \""; head -c 1G /dev/zero | tr "\0" x; } | (ulimit -v 4000000; says 1 "standard input:2: the line is longer than 64 MiB" tasks $b model -)'
+    { echo "$head"; printf "{\"context\": \""; head -c 1G /dev/zero | tr "\0" x; } | ("$E" --version | grep -q "build: san" || ulimit -v 4000000; says 1 "standard input:2: the line is longer than 64 MiB" tasks $b model -)'
 ok 'a request that cannot be' '
     printf "%s\n%s\n" "$head" "{\"context\": \"a\", \"continuation\": \"abcdef\"}" >x.jsonl && says 1 "x.jsonl:2: 6 tokens to score are more than --seq-len 5" tasks $b --seq-len 5 model x.jsonl &&
     printf "%s\n%s\n" "$ge" "{\"context\": \"a\", \"target\": \"a\"}" >y.jsonl && says 1 "max_gen_toks. 256 leaves no room" tasks $b --seq-len 256 model y.jsonl'

@@ -41,6 +41,12 @@ ok 'every token is the likeliest in a whole pass over all before it' '
     text_of greedy >texts && { echo "{\"task\": \"t\", \"output_type\": \"loglikelihood\"}"
     sed "s/{\"prompt\": \(.*\), \"id.*/\1/" prompts.jsonl | paste -d "\t" - texts | awk -F "\t" "{ p = \$1; t = \$2; while (p ~ / \"\$/) { p = substr(p, 1, length(p) - 2) \"\\\"\"; t = \" \" t } if (t != \"\") printf \"{\\\"context\\\": %s, \\\"continuation\\\": \\\"%s\\\"}\\n\", p, t }"; } >t.jsonl &&
     "$E" tasks -q --bos --seq-len 4096 --log-samples -o t model t.jsonl >/dev/null && [ "$(wc -l <t/samples_t.jsonl)" -ge 7 ] && ! grep -q "\"acc\":0" t/samples_t.jsonl'
+ok 'the texts of a generate_until task are these, with --bos, as generate begins with the end of a document' '
+    { echo "{\"task\": \"g\", \"output_type\": \"generate_until\", \"max_gen_toks\": 25}"; sed "s/\"prompt\"/\"target\": \"x\", \"context\"/" prompts.jsonl; } >g.jsonl &&
+    for n in "" 2; do
+        ${n:+$mpi -n $n} "$E" tasks -q --bos --seq-len 4096 --log-samples -f -o gen model g.jsonl >/dev/null && sed "s/.*\"filtered_resps\":\[\"\(.*\)\"\],\"filter\".*/\1/" gen/samples_g.jsonl >a && text_of greedy | cmp - a || exit 1
+    done
+    "$E" tasks -q --seq-len 4096 --log-samples -f -o gen model g.jsonl >/dev/null && sed "s/.*\"filtered_resps\":\[\"\(.*\)\"\],\"filter\".*/\1/" gen/samples_g.jsonl >b && ! cmp -s a b'
 sampled="--temperature 1.1 --top-k 30 --top-p 0.95 --repetition-penalty 1.1 --tokens 20 --prompts prompts.jsonl model"
 gen $sampled >drawn
 ok 'any --batch, any number of ranks: the same texts' '

@@ -21,7 +21,7 @@ targets() { sed -n 's/.*"target":\["\(.*\)"\]}$/\1/p' "$1" | sed 's/","/ /g'; }
 bytes() { sed -n 's/^{"context":"\(.*\)","target":.*/\1/p' "$1" | sed 's/\\n/~/g' | awk '{ print length($0) }'; }
 room() { sed -n '1s/.*"max_gen_toks":\([0-9]*\).*/\1/p' "$1"; }
 
-for k in $kinds; do synth --length 1500 --count 12 $k >$k; done
+for k in $kinds; do synth --length 1500 --count 12 -o "$k" $k; done
 ok 'a line that describes the task, and --count documents' 'for k in $kinds; do [ "$(wc -l <$k)" -eq 13 ] && head -n 1 $k | grep -q "\"task\":\"$k-1500\"" && [ "$(tail -n +2 $k | sort -u | wc -l)" -eq 12 ] || exit 1; done'
 ok 'the same seed, the same bytes; another, another; more documents begin with the fewer' '
     for k in $kinds; do
