@@ -38,6 +38,12 @@ ok 'moments begin at 0, or are kept' '
     [ "$(head -n 1 a)" = "$(head -n 1 b)" ] && ! cmp -s a b && train --init-from model -o fresh2 --steps 3 && same fresh fresh2'
 ok 'kept moments count their updates' '
     "$SSM_BIN/ckmerge" ls kept | grep -qx "#state.updates=11" && "$SSM_BIN/ckmerge" ls fresh | grep -qx "#state.updates=3"'
+# A set of one window: each step sees the same, so that where the data begin does not matter.
+head -n 1 text.txt >line.txt && "$SSM_BIN/tokshard" encode -q --split file -o line line.txt 2>/dev/null
+same_data() { "$SSM_BIN/ssmtrain" -q --batch 1 --seq-len 64 --lr 1e-2 --warmup 0 --schedule constant "$@" line; }
+ok 'three steps, and three with kept moments, are six' '
+    same_data --model ./tiny.conf -o six --steps 6 && same_data --model ./tiny.conf -o three --steps 3 && same_data --init-from three --keep-optimizer -o more --steps 3 &&
+    "$SSM_BIN/ckmerge" compare -q --model-only six more && same_data --init-from three -o anew --steps 3 && ! "$SSM_BIN/ckmerge" compare -q --model-only six anew'
 ok 'stopped and gone on: bit by bit, and what it began with is not asked for any more' '
     cp -r first gone && must_exit 75 train --init-from gone --keep-optimizer -o parts --steps 3 --stop-at 1 && rm -r gone &&
     train --init-from gone --keep-optimizer -o parts --steps 3 && same kept parts'

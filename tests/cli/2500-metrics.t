@@ -21,12 +21,12 @@ ok 'a line a step, with all that is promised' '
         [ "$(grep -c "\"$k\":-*[0-9.e+-]*[,}]" run/inc-0001/metrics.jsonl)" -eq 12 ] || { echo "no $k"; exit 1; }
     done; [ "$(grep -c "\"limit\":null}" run/inc-0001/metrics.jsonl)" -eq 12 ] && tail -n 1 run/inc-0001/metrics.jsonl | grep -q "\"eta\":0.0"'
 ok '--time-limit: saved and left with 75 in time; --log-every: seconds between lines' '
-    "$SSM_BIN/ssmtrain" $base --steps 100000000 --save-every 0 --time-limit 0.06 --log-every 1 -o limit train 2>often & a=$!
-    must_exit 75 "$SSM_BIN/ssmtrain" $base --steps 100000000 --save-every 0 --time-limit 0.06 --log-every 100000 -o limit2 train 2>seldom
+    timeout 60 "$SSM_BIN/ssmtrain" $base --steps 100000000 --save-every 0 --time-limit 0.06 --log-every 1 -o limit train 2>often & a=$!
+    must_exit 75 timeout 60 "$SSM_BIN/ssmtrain" $base --steps 100000000 --save-every 0 --time-limit 0.06 --log-every 100000 -o limit2 train 2>seldom
     b=$?; must_exit 75 wait $a && [ $b -eq 0 ] && [ -e limit/inc-0001/step-*/index.h5 ] && grep -q "limit [0-9]" often && grep -q "more starts are needed" often &&
     [ "$(grep -c "tok/s" often)" -ge 2 ] && [ "$(grep -c "tok/s" seldom)" -eq 1 ] && ! grep -q "\"limit\":null" limit/inc-0001/metrics.jsonl'
 ok 'the end of a Slurm job is heeded too' '
-    SLURM_JOB_END_TIME=$(($(date +%s) + 2)) && export SLURM_JOB_END_TIME && must_exit 75 train -o slurm --steps 100000000 --save-every 0 && [ -e slurm/inc-0001/step-*/index.h5 ]'
+    SLURM_JOB_END_TIME=$(($(date +%s) + 2)) && export SLURM_JOB_END_TIME && must_exit 75 timeout 60 "$SSM_BIN/ssmtrain" -q $base -o slurm train --steps 100000000 --save-every 0 && [ -e slurm/inc-0001/step-*/index.h5 ]'
 ok '--tensorboard writes an event file, and changes nothing' '
     train -o board --steps 12 --tensorboard --valid valid && same run board && f=$(echo board/inc-0001/events.out.tfevents.*) && [ -s "$f" ] && ! ls run/inc-0001 | grep -q tfevents &&
     [ "$(grep -ao "train/loss" "$f" | wc -l)" -ge 12 ] && grep -aq "valid/loss/valid" "$f" && grep -aq "brain.Event:2" "$f"'
