@@ -44,7 +44,7 @@ _ssmtools() {
     elif [[ $option == --template ]]; then
         choices=$(_ssmtools_names "$tool" SSM_TEMPLATES templates template)
     elif [[ $option == --[a-z]* ]]; then # in the help a choice looks like '--name=a|b|c'
-        choices=$("$tool" "${command[@]}" --help 2>/dev/null | sed -n "s/^.* $option=\([a-z0-9_]*|[a-z0-9_|]*\)\( .*\)*\$/\1/p")
+        choices=$("$tool" "${command[@]}" --help 2>/dev/null | sed -n "s/^.* $option=\([a-z0-9_-]*|[a-z0-9_|-]*\)\( .*\)*\$/\1/p")
     fi
     if [[ $choices ]]; then
         mapfile -t COMPREPLY < <(compgen -W "${choices//|/ }" -- "$cur")

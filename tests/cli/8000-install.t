@@ -107,10 +107,10 @@ BASH
     ok 'completion: commands, options' '
         gives "encode pack train index cat check stat merge import export --help --version" tokshard "" && gives encode tokshard en &&
         gives "--specials --split --separator --skip-bad" tokshard encode --s && gives "ls" ckmerge l && gives "--force" tokshard index --f'
-    ok 'completion: an option of a tool without commands' 'gives --config ssmtrain --conf && gives "--lr --log-every" ssmtrain --l'
+    ok 'completion: an option of a tool without commands' 'gives --config ssmtrain --conf && gives "--lr --lr-decay --lr-decay-style --log-every" ssmtrain --l'
     ok 'completion: choices, after a blank and after =' '
         gives "file line para sep" tokshard encode --split "" && gives para tokshard encode --split = p &&
-        gives "cosine constant" ssmtrain --schedule = c && gives "cosine linear constant" ssmtrain --schedule ='
+        gives "cosine constant" ssmtrain --schedule = c && gives "cosine linear inverse-sqrt wsd constant" ssmtrain --schedule ='
     ok 'completion: presets' '
         gives "$(sed "s/\.conf//" models | tr "\n" " " | sed "s/ \$//")" ssmtrain --model "" && gives hybrid-demo ssmtrain --model = hyb &&
         SSM_MODELS=$tap_dir/mine && export SSM_MODELS && : >mine/my-own.conf && gives my-own ssmtrain -o run --model my &&
