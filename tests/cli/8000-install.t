@@ -106,7 +106,7 @@ BASH
     }
     ok 'completion: commands, options' '
         gives "encode pack train index cat check stat merge import export --help --version" tokshard "" && gives encode tokshard en &&
-        gives "--specials --split --separator --skip-bad" tokshard encode --s && gives "ls" ckmerge l && gives "--force" tokshard index --f'
+        gives "--specials --split --separator --skip-bad --shards" tokshard encode --s && gives "ls" ckmerge l && gives "--force" tokshard index --f'
     ok 'completion: an option of a tool without commands' 'gives --config ssmtrain --conf && gives "--lr --lr-decay --lr-decay-style --log-every" ssmtrain --l'
     ok 'completion: choices, after a blank and after =' '
         gives "file line para sep" tokshard encode --split "" && gives para tokshard encode --split = p &&
