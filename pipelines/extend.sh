@@ -1,0 +1,90 @@
+#!/bin/sh
+# extend.sh - a trained model -> the same model at longer contexts -> scores at each length before and after, by one .conf
+# SPDX-License-Identifier: MIT
+#
+# usage: extend.sh FILE.conf [STAGE...]     stages: train merge eval report (default: all)
+#
+# Trains on with longer sequences, as NVIDIA's 8B models were taken from 4K to 16K, 32K and 128K tokens. States and
+# convolutions know no positions; attention with rotary embedding sees positions that it has not seen before, so give a
+# transformer a larger 'rope_theta' by a model file of its own (--model among 'train').
+# Stages that are done are skipped. Exit codes are those of the tools: 75 means the training was told to stop and saved; run
+# the same command again.
+#
+# Keys of the .conf (options are passed on as words):
+#   work       folder of everything that is made
+#   init       checkpoint or run to begin with
+#   data       sets of shards to train on, SET or SET@WEIGHT; long documents, or none of this is of use
+#   valid      set of shards to score
+#   seq_len    tokens of a sequence
+#   lengths    context lengths to score at (default: a quarter of seq_len, a half, seq_len, twice that)
+#   ranks      MPI ranks of ssmtrain, ssmeval (default 1)
+#   train      options of ssmtrain, e.g. --tokens 50G --batch 64 --micro-batch 1 --lr 3e-5 --recompute full
+#   eval       options of 'ssmeval ppl'
+# shellcheck disable=SC2154
+set -eu
+here=$(cd "$(dirname "$0")" && pwd)
+# shellcheck source=pipelines/stage.sh
+. "$here/stage.sh"
+
+[ $# -ge 1 ] || usage_error "usage: extend.sh FILE.conf [STAGE...]"
+conf=$1
+shift
+stages=${*:-train merge eval report}
+conf_ranks=1 conf_train='' conf_eval='' conf_lengths=''
+conf_read "$conf" work init data valid seq_len lengths ranks train eval
+need work init data valid seq_len
+case $conf_seq_len in '' | *[!0-9]*) usage_error "$conf: '$conf_seq_len' of 'seq_len' is not a number" ;; esac
+lengths=${conf_lengths:-$((conf_seq_len / 4)) $((conf_seq_len / 2)) $conf_seq_len $((conf_seq_len * 2))}
+find_tools
+work=$conf_work
+mkdir -p "$work"
+
+# The options of the .conf are words: they are meant to be split.
+# shellcheck disable=SC2086
+train() {
+    if [ -e "$work/run.done" ]; then
+        say "train: done already"
+        return 0
+    fi
+    say "train: from $conf_init, sequences of $conf_seq_len tokens"
+    code=0
+    ranks "$conf_ranks" "$bin/ssmtrain" --init-from "$conf_init" -o "$work/run" --seq-len "$conf_seq_len" $conf_train $conf_data || code=$?
+    [ $code -eq 0 ] || exit $code
+    : >"$work/run.done"
+}
+
+merge() {
+    stage merge "$work/model/index.h5" "$bin/ckmerge" merge "$work/run" --drop-optimizer -o "$work/model"
+}
+
+# score MODEL LENGTH FILE
+# shellcheck disable=SC2086
+score() { ranks "$conf_ranks" "$bin/ssmeval" ppl --seq-len "$2" $conf_eval "$1" "$conf_valid" >"$3.tmp" && mv "$3.tmp" "$3"; }
+# The column of bits per byte, by its name.
+bits() { awk -F '\t' 'NR == 1 { for (i = 1; i <= NF; i++) if ($i == "bits_per_byte") at = i } NR == 2 { print at ? $at : "nan" }' "$1"; }
+table() {
+    printf '# context, tokens\tbits per byte before\tafter\n' >"$1.tmp"
+    for length in $lengths; do
+        printf '%s\t%s\t%s\n' "$length" "$(bits "$work/before-$length.tsv")" "$(bits "$work/after-$length.tsv")" >>"$1.tmp"
+    done
+    mv "$1.tmp" "$1"
+}
+evaluate() {
+    for length in $lengths; do
+        stage "eval ($length tokens, before)" "$work/before-$length.tsv" score "$conf_init" "$length" "$work/before-$length.tsv"
+        stage "eval ($length tokens, after)" "$work/after-$length.tsv" score "$work/model" "$length" "$work/after-$length.tsv"
+    done
+    stage "eval (table)" "$work/lengths.tsv" table "$work/lengths.tsv"
+}
+
+report() {
+    stage report "$work/report.html" "$here/report.sh" -o "$work/report.html" -t "extended: ${conf_init##*/}" "$work/run" "$work/lengths.tsv"
+}
+
+for s in $stages; do
+    case $s in
+    train | merge | report) "$s" ;;
+    eval) evaluate ;;
+    *) usage_error "unknown stage '$s' (train merge eval report)" ;;
+    esac
+done
