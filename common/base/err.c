@@ -131,8 +131,8 @@ static void leave(int code)
             end_thread(code, fmt, ap, tail);                                                                \
             va_end(ap);                                                                                     \
         }                                                                                                   \
-        let_rank_0_speak();                                                                                 \
         pthread_mutex_lock(&dying); /* one thread ends the process; others that fail meanwhile wait here */ \
+        let_rank_0_speak();         /* calls MPI, which takes one thread at a time */                       \
         va_start(ap, fmt);                                                                                  \
         say("", fmt, ap, tail);                                                                             \
         va_end(ap);                                                                                         \

@@ -89,6 +89,12 @@ if $MPIEXEC -n 2 true 2>/dev/null; then
         { yes "{\"text\": \"x\"}" | head -n 1000; echo "{"; } >late.jsonl &&
         must_exit 1 $MPIEXEC -n 2 "$T" encode -q -o late late.jsonl 2>err && grep -q "late.jsonl:byte 14000: " err &&
         ! test -e late/index.h5'
+    ok 'bad lines in all threads of the second rank: exit 1, one line' '
+        yes "{\"text\": \"x\"}" | head -n 4000 >good.jsonl && yes "{\"text\": 12345}" | head -n 3500 >bad.jsonl &&
+        for i in 1 2 3; do
+            rm -rf threads-2 && must_exit 1 $MPIEXEC -n 2 "$T" encode -q --threads 4 -o threads-2 good.jsonl bad.jsonl 2>err &&
+            test "$(wc -l <err)" -eq 1 && grep -q "bad.jsonl:.*not a string" err && no_litter threads-2 || exit 1
+        done'
 else
     skip 'ranks' "no $MPIEXEC"
 fi
