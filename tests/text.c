@@ -228,6 +228,59 @@ static void test_any_cut(void **state)
     }
 }
 
+/* Bytes that this process has asked files for; -1 where the system does not say. */
+static int64_t bytes_read(void)
+{
+    long long n = -1;
+    FILE *f = fopen("/proc/self/io", "r");
+    if (!f)
+        return -1;
+    if (fscanf(f, "rchar: %lld", &n) != 1)
+        n = -1;
+    fclose(f);
+    return n;
+}
+
+static void read_document(struct docs *d)
+{
+    size_t n;
+    while (docs_piece(d, &n))
+        ;
+}
+
+/* Many long documents in a packed file, each read three times: the file is read four times at most. */
+static void test_packed_once_a_pass(void **state)
+{
+    enum { DOCS = 40, LONG = 64 << 10 };
+    struct buf text = { 0 }, packed = { 0 };
+    struct docs_options o = { .format = DOCS_TEXT, .split = DOCS_LINE, .window = 16 << 10 };
+    struct docs_file file;
+    int64_t bytes, before = bytes_read(), docs = 0;
+    (void)state;
+    if (before < 0)
+        skip();
+    for (int i = 0; i < DOCS * LONG; i++) {
+        char c = i % LONG == LONG - 1 ? '\n' : (char)('a' + draw(26));
+        buf_add(&text, &c, 1);
+    }
+    pack(STREAM_GZIP, text.data, text.len, 1, &packed);
+    write_file(paths[0], packed.data, packed.len);
+    docs_look(paths[0], true, &file);
+    before = bytes_read();
+    struct docs *d = docs_open(&file, 1, &o, 0, 1);
+    for (; docs_next(d, &bytes); docs++)
+        for (int pass = 0; pass < 3; pass++) {
+            if (pass)
+                docs_rewind(d);
+            read_document(d);
+        }
+    docs_close(d);
+    assert_int_equal(docs, DOCS);
+    assert_true(bytes_read() - before < 4 * file.bytes + (1 << 20));
+    buf_free(&text);
+    buf_free(&packed);
+}
+
 /* Documents longer than a window, of about its half, and lines of nothing but blanks as long. */
 static void test_long_documents(void **state)
 {
@@ -395,6 +448,7 @@ int main(void)
         cmocka_unit_test(test_any_cut),         cmocka_unit_test(test_long_documents),
         cmocka_unit_test(test_jsonl),           cmocka_unit_test(test_formats_by_name),
         cmocka_unit_test(test_bytes_tokenizer), cmocka_unit_test(test_hash_in_pieces),
+        cmocka_unit_test(test_packed_once_a_pass),
     };
     err_init("text");
     const char *tmp = getenv("TMPDIR");

@@ -28,6 +28,8 @@ struct line {
 };
 
 enum { ROOM = 4 << 20, STREAM_MOST = 64 << 20, FOLLOW_ROOM = 256 << 10, STDIN_LEAST = 1 << 20 };
+/* Times that a document is read: is it good? which share is it of? what are its tokens? */
+enum { FOLLOWERS = 3 };
 
 struct docs {
     const struct docs_file *files;
@@ -39,7 +41,7 @@ struct docs {
     struct docs_counts counts;
 
     struct view v;         /* of the open file */
-    struct view follow[2]; /* of a stream: what is handed out, at first and after a rewind */
+    struct view follow[FOLLOWERS]; /* of a stream: what is handed out, at first and after each rewind */
     int pass;              /* of the current document: times it was rewound */
     bool in_view;          /* it lies in v */
     int64_t lo, hi;        /* documents that begin in front of lo, or at hi or later, are not ours */
@@ -265,7 +267,7 @@ static void close_file(struct docs *d)
     const struct docs_file *f = &d->files[d->file];
     int64_t lo, hi;
     view_close(&d->v);
-    for (int i = 0; i < 2; i++)
+    for (int i = 0; i < FOLLOWERS; i++)
         view_release(&d->follow[i]);
     if (share(d, f, d->base, &lo, &hi))
         d->behind += hi - lo;
@@ -321,7 +323,8 @@ struct docs *docs_open(const struct docs_file *files, int n, const struct docs_o
             d->ours += hi - lo;
     size_t room = o->window ? o->window : ROOM;
     view_init(&d->v, has_stdin && room < STDIN_LEAST ? STDIN_LEAST : room);
-    d->follow[0].fd = d->follow[1].fd = -1;
+    for (int i = 0; i < FOLLOWERS; i++)
+        d->follow[i].fd = -1;
     return d;
 }
 
@@ -333,7 +336,7 @@ void docs_close(struct docs *d)
     buf_free(&d->long_line);
     buf_free(&d->mended);
     buf_free(&d->where);
-    for (int i = 0; i < 2; i++)
+    for (int i = 0; i < FOLLOWERS; i++)
         view_release(&d->follow[i]);
     view_release(&d->v);
     free(d);
@@ -393,7 +396,7 @@ static bool in_view(const struct docs *d, int64_t begin, int64_t end)
 static struct view *follower(struct docs *d)
 {
     const struct docs_file *f = &d->files[d->file];
-    struct view *v = &d->follow[d->pass > 0];
+    struct view *v = &d->follow[d->pass < FOLLOWERS ? d->pass : FOLLOWERS - 1];
     if (!d->v.stream)
         return &d->v;
     if (f->is_stdin)

@@ -25,8 +25,8 @@
  *
  * Memory: one window (4 MiB). A document longer than half of it is read twice from a plain file. A stream's
  * window grows to 64 MiB first; the documents that are longer still are unpacked again by a second reader, and
- * after docs_rewind() by a third. Each goes forward only, so a packed file is unpacked three times at most,
- * however many long documents it has. On the standard input, which is there once, the window holds a whole
+ * after each docs_rewind(), of two at most, by one more. Each goes forward only, so a packed file is unpacked four
+ * times at most, however many long documents it has. On the standard input, which is there once, the window holds a whole
  * document, of at most `max_line` bytes.
  */
 #ifndef SSM_DOCS_H
