@@ -281,6 +281,29 @@ static void test_packed_once_a_pass(void **state)
     buf_free(&packed);
 }
 
+/* A line that lies in many parts: only the part where it begins reads it. */
+static void test_long_line_read_once(void **state)
+{
+    enum { LONG = 4 << 20, PARTS = 64, WINDOW = 16 << 10 };
+    struct docs_options o = { .format = DOCS_TEXT, .split = DOCS_LINE, .window = WINDOW };
+    struct docs_file file;
+    struct buf got = { 0 };
+    struct docs_counts sum;
+    char *line = xmalloc(LONG);
+    (void)state;
+    memset(line, 'x', LONG);
+    write_file(paths[0], line, LONG);
+    docs_look(paths[0], true, &file);
+    int64_t before = bytes_read();
+    if (before < 0)
+        skip();
+    read_parts(&file, 1, &o, PARTS, &got, &sum);
+    assert_int_equal(sum.docs, 1);
+    assert_true(bytes_read() - before < 4 * (LONG + PARTS * WINDOW));
+    buf_free(&got);
+    free(line);
+}
+
 /* Documents longer than a window, of about its half, and lines of nothing but blanks as long. */
 static void test_long_documents(void **state)
 {
@@ -448,7 +471,7 @@ int main(void)
         cmocka_unit_test(test_any_cut),         cmocka_unit_test(test_long_documents),
         cmocka_unit_test(test_jsonl),           cmocka_unit_test(test_formats_by_name),
         cmocka_unit_test(test_bytes_tokenizer), cmocka_unit_test(test_hash_in_pieces),
-        cmocka_unit_test(test_packed_once_a_pass),
+        cmocka_unit_test(test_packed_once_a_pass), cmocka_unit_test(test_long_line_read_once),
     };
     err_init("text");
     const char *tmp = getenv("TMPDIR");

@@ -201,6 +201,17 @@ static bool separator_before(struct docs *d, int64_t q)
 
 /* ---- from file to file ---- */
 
+/* The first line that begins behind `off` and before d->hi, or d->hi: who has the rest of a long line need not see it. */
+static int64_t next_begin(struct docs *d, int64_t off)
+{
+    for (size_t n; off < d->hi; off += (int64_t)n) {
+        const char *p = view_see(&d->v, off, &n), *lf = memchr(p, '\n', n);
+        if (lf)
+            return off + (lf - p) + 1;
+    }
+    return d->hi;
+}
+
 /* From a byte where this part begins in a file to the first line at or after it that may start a document. */
 static void find_start(struct docs *d, int64_t lo)
 {
@@ -214,7 +225,7 @@ static void find_start(struct docs *d, int64_t lo)
         return;
     }
     if (view_byte(&d->v, lo - 1) != '\n')
-        d->pos = line_at(d, lo).next;
+        d->pos = next_begin(d, lo);
     if (d->json || d->pos >= d->hi)
         return;
     if (d->o.split == DOCS_PARA && !blank_before(d, d->pos)) {
