@@ -99,6 +99,8 @@ static struct opt no_opts[] = { OPT_END };
 
 /* ---- encode, pack ---- */
 
+enum { JOBS_MOST = 1000000 }; /* more would not have a file each, and times ranks and files they must fit 63 bits */
+
 /* Which of how many jobs this is, with `part` I/N or NULL; into how many files they and their threads divide the set. */
 static void parse_part(const char *part, int64_t shards, int64_t threads, struct encode *e, const struct comm *c)
 {
@@ -106,8 +108,8 @@ static void parse_part(const char *part, int64_t shards, int64_t threads, struct
     if (part) {
         const char *slash = strchr(part, '/');
         char *left = xasprintf("%.*s", slash ? (int)(slash - part) : 0, part);
-        if (!slash || parse_int(left, &i) < 0 || parse_int(slash + 1, &n) < 0 || i < 1 || i > n)
-            die_usage("'%s' of 'part' is not I/N with 1 <= I <= N", part);
+        if (!slash || parse_int(left, &i) < 0 || parse_int(slash + 1, &n) < 0 || i < 1 || i > n || n > JOBS_MOST)
+            die_usage("'%s' of 'part' is not I/N with 1 <= I <= N <= %d", part, JOBS_MOST);
         free(left);
     }
     if (!shards && n > PARTS_MOST / c->size / threads)

@@ -124,6 +124,7 @@ ok 'threads: no documents at all, and a bad line in each' '
     yes "{" | head -n 1000 >braces.jsonl && one_line 1 "braces.jsonl:" encode -o braces --threads 4 braces.jsonl && no_litter braces'
 ok '--shards and --threads out of range' '
     one_line 2 "shards" encode -o x --shards 100000 a.txt && one_line 2 "threads" encode -o x --threads 0 a.txt &&
+    one_line 2 "is not I/N" encode -o x --shards 5 --part 9000000000000000000/9000000000000000000 a.txt &&
     one_line 1 "standard input is for one part" encode -o x --threads 2 - <a.txt'
 
 ok 'a word of more than 64 MiB' '
