@@ -203,6 +203,7 @@ struct added_scan {
     const struct added *a;
     struct buf hold; /* of the text, from the first byte that is not given away */
     size_t looked;   /* no token begins in so many bytes of it */
+    size_t blank;    /* of it are white space, which an lstrip token may take */
     bool word;       /* the last character that was given away is a word's */
     bool eating;     /* white space behind an rstrip token */
 };
@@ -317,11 +318,17 @@ static size_t scan(struct added_scan *s, const unsigned char *p, size_t n, bool 
         if (s->eating)
             break;
     }
-    size_t upto = at;
+    size_t upto = at, blank = done ? done : s->blank; /* where a look back may end */
+    s->blank = 0;
     if (!last && (a->any_lstrip || a->any_single))
         upto = whole_end(p, upto);
-    if (!last && a->any_lstrip && upto > done)
-        upto = space_before(p, done, upto);
+    if (!last && a->any_lstrip && upto > done) {
+        size_t end = upto;
+        upto = blank < end ? space_before(p, blank, end) : end;
+        if (upto == blank)
+            upto = done;
+        s->blank = end - upto;
+    }
     if (upto < done)
         upto = done;
     give(p, done, upto, sink, to);

@@ -127,6 +127,12 @@ ok '--shards and --threads out of range' '
     one_line 2 "is not I/N" encode -o x --shards 5 --part 9000000000000000000/9000000000000000000 a.txt &&
     one_line 1 "standard input is for one part" encode -o x --threads 2 - <a.txt'
 
+ok 'blanks in front of a token that takes them are looked at once' '
+    sed "s/\"lstrip\": *false/\"lstrip\": true/g" "$SSM_TOP/tests/golden/tokenizer/gpt2/tokenizer.json" >lstrip.json &&
+    { printf x && head -c 60000000 /dev/zero | tr "\0" " " && printf "<|endoftext|>"; } >blanks.txt &&
+    (ulimit -t 8 && encode --tokenizer lstrip.json --specials parse -o blanks blanks.txt) &&
+    test "$("$T" cat --ids blanks | wc -w)" -eq 3 && rm blanks.txt'
+
 ok 'a word of more than 64 MiB' '
     head -c 67108865 /dev/zero | tr "\0" a >huge.txt && G=$SSM_TOP/tests/golden/tokenizer/gpt2 &&
     one_line 1 "a word of 67108865 bytes is too long" encode --tokenizer "$G" -o huge huge.txt && no_litter huge && rm huge.txt'
