@@ -214,9 +214,21 @@ static void outputs(void **state)
                                : status == 0);
         assert_int_equal(entries(dir), how == 3 ? 2 : 1);
     }
-    char *other = path_join(dir, "y");
+    /* A folder is looked through by whoever comes to it anew: 'y.tmp...' goes, what only looks like one stays. */
+    char *other = path_join(dir, "z"), *below = path_join(dir, "sub"), *file = path_join(below, "x");
+    const char *const alike[] = { "y.tmp.nowhere.1", "y.tmp" };
+    out_make_dirs(below);
+    out_write_file(file, "x", 1, false);
+    for (int i = 0; i < 2; i++) {
+        char *p = path_join(dir, alike[i]);
+        out_write_file(p, "", 0, false);
+        free(p);
+    }
+    assert_int_equal(entries(dir), 4); /* these two, x and sub */
     out_write_file(other, "whole", 5, false);
-    assert_int_equal(entries(dir), 2);
+    assert_int_equal(entries(dir), 5);
+    free(file);
+    free(below);
     out_remove_tree(dir);
     assert_false(path_exists(dir));
     free(other);

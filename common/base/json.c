@@ -100,6 +100,12 @@ struct json *json_try_line(const char *line, size_t n)
 {
     json_error_t e;
     json_t *j = json_loadb(line, n, JSON_ALLOW_NUL, &e);
+    if (!j && json_error_code(&e) == json_error_numeric_overflow) { /* hashes of 64 bits are common, beside what we read */
+        struct buf plain = { 0 };
+        (void)to_plain(line, n, &plain);
+        j = json_loadb(plain.data, plain.len, JSON_ALLOW_NUL, &e);
+        buf_free(&plain);
+    }
     if (!j)
         set_error(NULL, &e);
     return ours(j);

@@ -92,27 +92,44 @@ static char *dir_of(const char *path)
     return xasprintf("%.*s", (int)(slash - path), path);
 }
 
-/* Temporaries are "NAME.tmp.HOST.PID": those of dead processes on this host are nobody's. */
-static void sweep(const char *path, const char *host)
+/* Whether "NAME.tmp.HOST.PID" is a temporary of a process of this host that is no more. */
+static bool is_dead(const char *name, const char *host)
 {
-    char *dir = dir_of(path);
-    char *prefix = xasprintf("%s.tmp.%s.", path_base(path), host);
-    DIR *d = opendir(dir);
+    char *mark = xasprintf(".tmp.%s.", host);
+    const char *at = strstr(name, mark);
+    size_t n = strlen(mark);
+    free(mark);
+    if (!at || at == name || at[n] < '1' || at[n] > '9')
+        return false;
+    char *end;
+    long pid = strtol(at + n, &end, 10);
+    return !*end && kill((pid_t)pid, 0) < 0 && errno == ESRCH;
+}
+
+/* Temporaries of dead processes are nobody's. A folder is looked through once for all files that go there one after
+ * another: it may hold a hundred thousand. */
+static void sweep(const char *path)
+{
+    static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER;
+    static char *swept;
+    char *dir = dir_of(path), host[64] = "host";
+    gethostname(host, sizeof host - 1);
+    pthread_mutex_lock(&lock);
+    DIR *d = swept && strcmp(swept, dir) == 0 ? NULL : opendir(dir);
     struct dirent *e;
     while (d && (e = readdir(d))) {
-        if (strncmp(e->d_name, prefix, strlen(prefix)) != 0)
-            continue;
-        char *end;
-        long pid = strtol(e->d_name + strlen(prefix), &end, 10);
-        if (*end || pid <= 0 || (kill((pid_t)pid, 0) == 0 || errno != ESRCH))
+        if (!is_dead(e->d_name, host))
             continue;
         char *dead = path_join(dir, e->d_name);
         unlink(dead);
         free(dead);
     }
-    if (d)
+    if (d) {
         closedir(d);
-    free(prefix);
+        free(swept);
+        swept = xstrdup(dir);
+    }
+    pthread_mutex_unlock(&lock);
     free(dir);
 }
 
@@ -131,7 +148,7 @@ struct out *out_open(const char *path, bool force)
         die("'%s' exists; --force replaces it", path);
     char host[64] = "host";
     gethostname(host, sizeof host - 1);
-    sweep(path, host);
+    sweep(path);
     struct out *o = xcalloc(1, sizeof *o);
     o->path = xstrdup(path);
     o->temp = xasprintf("%s.tmp.%s.%ld", path, host, (long)getpid());

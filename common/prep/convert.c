@@ -281,7 +281,7 @@ static void name_file(struct buf *b, const char *path)
         die_errno("cannot open '%s'", path);
     buf_addf(b, "%s", path);
     buf_add(b, "", 1);
-    buf_addf(b, "%lld %lld ", (long long)st.st_size, (long long)st.st_mtime);
+    buf_addf(b, "%lld %lld.%09ld ", (long long)st.st_size, (long long)st.st_mtime, (long)st.st_mtim.tv_nsec);
 }
 
 /* All that decides what is in the members, hashed; the same on all ranks. */

@@ -461,16 +461,14 @@ static void make_all(struct job *j, struct encode_counts *k)
     const struct encode *o = j->o;
     int n = o->threads < j->n_members ? o->threads : (int)j->n_members;
     pthread_t *thread = xcalloc((size_t)n + 1, sizeof *thread);
-    int64_t input = 0;
+    double input = 0, share = 0; /* shares are even, but for packed files */
+    for (int i = 0; i < j->n_files; i++)
+        input += (double)j->files[i].bytes;
     for (int64_t i = 0; i < j->n_members; i++)
-        if (!j->member[i].there) {
-            struct docs *d = open_docs(j, i);
-            input += docs_input_bytes(d);
-            docs_close(d);
-        }
+        share += !j->member[i].there / (double)j->parts;
     *k = (struct encode_counts){ 0 };
     j->k = k;
-    progress_begin(&j->bar, 0, input, o->log_seconds);
+    progress_begin(&j->bar, 0, (int64_t)(input * share), o->log_seconds);
     j->bar.last_draw = j->bar.start; /* a short job says nothing on its way */
     sigset_t all, old;
     sigfillset(&all);

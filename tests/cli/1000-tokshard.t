@@ -149,6 +149,10 @@ ok 'JSONL: escapes, empty text, blank line' '
     printf "one\ntwo|\303\251 \360\237\230\200 \0 end|three|" >want &&
     encode -o json good.jsonl && "$T" cat --sep "|" json >got && cmp want got &&
     "$T" encode -q -n -o no good.jsonl | grep -qx "empty	2" && ! test -e no'
+ok 'JSONL: numbers that are too large, beside the text' '
+    printf "{\"h\": 12345678901234567890, \"text\": \"a 98765432109876543210 \\u0000\", \"g\": [-99999999999999999999]}\n" >big.jsonl &&
+    encode -o big big.jsonl && printf "a 98765432109876543210 \0" >want && "$T" cat big | cmp - want &&
+    printf "{\"id\": 12345678901234567890, \"text\": \"a\"}\n" >bigid.jsonl && one_line 1 "neither a string nor an integer" encode --id-key id -o bigid bigid.jsonl'
 ok 'JSONL: another key, another name' '
     printf "{\"body\": \"x\"}\n" >body.txt && encode -o body --format jsonl --text-key body body.txt &&
     test "$("$T" cat body)" = x'
