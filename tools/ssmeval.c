@@ -17,10 +17,10 @@
 #include "common/dist/comm.h"
 #include "common/eval/loglik.h"
 #include "common/eval/prompts.h"
-#include "common/eval/score.h"
 #include "common/eval/synth.h"
 #include "common/eval/tasks.h"
 #include "common/io/rundir.h"
+#include "common/model/score.h"
 #include "common/model/weights.h"
 #include "common/text/tokenizer.h"
 
@@ -117,8 +117,13 @@ static int run_ppl(int n_args, char **args)
         printf("# data\ttokens\tdocuments\tbytes\tnats_per_token\tperplexity\tbits_per_token\tbits_per_byte\n");
     double begin = now_seconds();
     int64_t tokens = 0;
+    const struct score_options opt = { .seq_len = o.seq_len,
+                                       .stride = o.stride ? o.stride : o.seq_len,
+                                       .batch = o.batch,
+                                       .limit = o.limit,
+                                       .no_mask = o.no_mask };
     for (int i = 1; i < n_args; i++) {
-        struct score s = score_set(comm, n, args[i], o.seq_len, o.stride ? o.stride : o.seq_len, o.batch, o.limit, o.no_mask);
+        struct score s = score_set(comm, n, args[i], &opt);
         double nats = s.nats / (double)s.tokens;
         tokens += s.tokens;
         if (comm->rank == 0)

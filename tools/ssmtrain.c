@@ -19,10 +19,10 @@
 #include "common/base/signals.h"
 #include "common/base/threads.h"
 #include "common/dist/comm.h"
-#include "common/eval/score.h"
 #include "common/io/rundir.h"
 #include "common/io/shard.h"
 #include "common/model/net.h"
+#include "common/model/score.h"
 #include "common/prep/blend.h"
 #include "common/train/control.h"
 #include "common/train/events.h"
@@ -306,19 +306,9 @@ static void open_valids(const struct config *c)
     char *rest = NULL, *list = xstrdup(o.valid ? o.valid : "");
     for (char *dir = strtok_r(list, ",", &rest); dir; dir = strtok_r(NULL, ",", &rest)) {
         struct shards *s = shards_try_open(dir);
-        char hash[17];
         if (!s)
             die("%s", err_last());
-        const struct shard_info *info = shards_info(s);
-        snprintf(hash, sizeof hash, "%016llx", (unsigned long long)info->tokenizer_hash);
-        if (info->n_tokens < 1)
-            die("'%s' has no tokens", dir);
-        if (c->tokenizer_hash && *c->tokenizer_hash && strcmp(hash, c->tokenizer_hash) != 0)
-            die("'%s' was made by tokenizer '%s' (%s), the model knows '%s' (%s)", dir, info->tokenizer, hash,
-                c->tokenizer, c->tokenizer_hash);
-        if (info->vocab > c->vocab)
-            die("'%s' has %lld tokens, the model's 'vocab' is %lld", dir, (long long)info->vocab,
-                (long long)c->vocab);
+        score_check_set(c, s, o.seq_len);
         shards_close(s);
         *(char **)grow(&valids, &n_valids, &cap_valids, sizeof *valids) = xstrdup(dir);
     }
@@ -339,10 +329,12 @@ static void look_at_valids(struct comm *comm, const struct trainer *t, struct me
 {
     for (size_t i = 0; i < n_valids; i++) {
         double begin = now_seconds();
-        int verbosity = err_verbosity();
-        err_set_verbosity(0); /* its progress would stand between the run's own lines */
-        struct score s = score_set(comm, t->net, valids[i], o.seq_len, o.seq_len, t->opt.micro_rows, o.valid_tokens, false);
-        err_set_verbosity(verbosity);
+        const struct score_options so = { .seq_len = o.seq_len,
+                                          .stride = o.seq_len,
+                                          .batch = t->opt.micro_rows,
+                                          .limit = o.valid_tokens,
+                                          .quiet = true };
+        struct score s = score_set(comm, t->net, valids[i], &so);
         struct metrics_valid l = { t->step, t->samples, valids[i], s.tokens, s.nats / (double)s.tokens,
                                    0,       0,          0 };
         l.ppl = exp(l.loss);

@@ -83,8 +83,9 @@ ok 'ppl of packed rows is that of each conversation alone, and the loss of the n
 ok 'ppl --limit: rows that end within it, one at least' '
     ppl --seq-len 96 --limit 1 --no-mask rp packed >l && [ "$(field l 2)" -le 96 ] && [ "$(field l 2)" -ge 5 ] && ppl --seq-len 96 --limit 250 --no-mask rp packed >l &&
     [ "$(field l 2)" -le 250 ] && [ "$(field l 2)" -gt 100 ] && bad 1 "is a target" ppl --seq-len 12 rp nothing'
-ok 'rows that do not fit, streams' '
+ok 'rows that do not fit, also of a held-out set: told before anything is begun; streams' '
     bad 2 "${q}packed$q has samples of up to 96 tokens, $q--seq-len$q is 64" "$SSM_BIN/ssmtrain" --model ./tiny.conf --seq-len 64 -o no packed &&
     bad 1 "${q}packed$q has samples of up to 96 tokens, --seq-len is 64" "$SSM_BIN/ssmeval" ppl --seq-len 64 rp packed &&
+    bad 1 "${q}packed$q has samples of up to 96 tokens, --seq-len is 64" "$SSM_BIN/ssmtrain" --model ./tiny.conf --seq-len 64 --valid packed -o no plain &&
     bad 2 "${q}packed$q is packed" "$SSM_BIN/ssmtrain" --model ./tiny.conf --seq-len 96 --order stream -o no plain packed && [ ! -e no ]'
 done_testing

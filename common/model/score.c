@@ -45,31 +45,39 @@ struct window_sum { /* only doubles: ranks gather them */
     double nats, scored;
 };
 
-struct score score_set(struct comm *comm, struct net *n, const char *dir, int64_t seq_len, int64_t stride,
-                       int64_t batch, int64_t limit, bool no_mask)
+void score_check_set(const struct config *c, const struct shards *s, int64_t seq_len)
 {
+    const struct shard_info *info = shards_info(s);
+    const char *dir = shards_dir(s);
+    char hash[17];
+    snprintf(hash, sizeof hash, "%016llx", (unsigned long long)info->tokenizer_hash);
+    if (info->n_tokens < 1)
+        die("'%s' has no tokens", dir);
+    if (c->tokenizer_hash && *c->tokenizer_hash && strcmp(hash, c->tokenizer_hash) != 0)
+        die("'%s' was made by tokenizer '%s' (%s), the model knows '%s' (%s)", dir, info->tokenizer, hash,
+            c->tokenizer, c->tokenizer_hash);
+    if (info->vocab > c->vocab)
+        die("'%s' has %lld tokens, the model's 'vocab' is %lld", dir, (long long)info->vocab, (long long)c->vocab);
+    if (info->seq_len > seq_len)
+        die("'%s' has samples of up to %lld tokens, --seq-len is %lld", dir, (long long)info->seq_len,
+            (long long)seq_len);
+}
+
+struct score score_set(struct comm *comm, struct net *n, const char *dir, const struct score_options *opt)
+{
+    int64_t seq_len = opt->seq_len, stride = opt->stride, batch = opt->batch, limit = opt->limit;
     struct shards *s = shards_try_open(dir);
     if (!s)
         die("%s", err_last());
     const struct shard_info *info = shards_info(s);
-    if (info->n_tokens < 1)
-        die("'%s' has no tokens", dir);
-    if (info->vocab > n->c.vocab)
-        die("'%s' has %lld tokens, the model's 'vocab' is %lld", dir, (long long)info->vocab, (long long)n->c.vocab);
-    char hash[17];
-    snprintf(hash, sizeof hash, "%016llx", (unsigned long long)info->tokenizer_hash);
-    if (n->c.tokenizer_hash && *n->c.tokenizer_hash && strcmp(hash, n->c.tokenizer_hash) != 0)
-        die("'%s' was made by tokenizer '%s' (%s), the model knows '%s' (%s)", dir, info->tokenizer, hash,
-            n->c.tokenizer, n->c.tokenizer_hash);
-    if (info->seq_len > seq_len)
-        die("'%s' has samples of up to %lld tokens, --seq-len is %lld", dir, (long long)info->seq_len, (long long)seq_len);
+    score_check_set(&n->c, s, seq_len);
     if (info->seq_len && stride != seq_len)
         die("'%s' is a packed set, whose rows do not overlap: no --stride", dir);
-    bool masked = info->n_targets < info->n_tokens && info->seq_len && !no_mask;
-    if (masked)
+    bool masked = info->n_targets < info->n_tokens && info->seq_len && !opt->no_mask;
+    if (masked && !opt->quiet)
         note(1, "'%s': its mask counts %lld of %lld tokens as targets: only these are scored", dir,
              (long long)info->n_targets, (long long)info->n_tokens);
-    else
+    if (!masked)
         shards_drop_mask(s);
     int64_t tokens = limit > 0 && limit < info->n_tokens ? limit : info->n_tokens;
     int64_t windows = count_windows(s, seq_len, stride, &tokens);
@@ -104,7 +112,7 @@ struct score score_set(struct comm *comm, struct net *n, const char *dir, int64_
                 sums[w - from + r].nats += loss[r * seq_len + t];
                 sums[w - from + r].scored += targets[r * seq_len + t] >= 0;
             }
-        if (comm->rank == 0)
+        if (comm->rank == 0 && !opt->quiet)
             progress_at(&bar, w + rows - from, "windows");
     }
     progress_end(&bar);
