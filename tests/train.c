@@ -1,4 +1,4 @@
-/* train.c - tests of the data order, rates and batches, z-scores, event files, and sampling
+/* train.c - tests of the data order, rates, batches and lengths, the job's time, z-scores, event files, and sampling
  * SPDX-License-Identifier: MIT
  */
 #define _GNU_SOURCE /* M_PI */
@@ -16,8 +16,10 @@
 
 #include "common/base/err.h"
 #include "common/base/out.h"
+#include "common/train/deadline.h"
 #include "common/train/events.h"
 #include "common/train/health.h"
+#include "common/train/length.h"
 #include "common/train/order.h"
 #include "common/train/ramp.h"
 #include "common/train/schedule.h"
@@ -377,6 +379,53 @@ static void event_files(void **state)
     assert_ptr_equal(p, data + n);
 }
 
+/* One run in three units: as many steps and samples, whatever the unit; the last step may go beyond the length. */
+static void lengths(void **state)
+{
+    (void)state;
+    struct length l[3] = { { .unit = LENGTH_STEPS, .n = 71 },
+                           { .unit = LENGTH_SAMPLES, .n = 1000 },
+                           { .unit = LENGTH_TOKENS, .n = 1000 * 32 } };
+    const int64_t at[] = { 50, 600, 600 * 32 };
+    for (int u = 0; u < 3; u++) {
+        int64_t end;
+        l[u].seq_len = 32;
+        l[u].ramp = (struct ramp){ .full = 20, .start = 10, .increment = 10, .samples = 400 };
+        assert_int_equal(length_steps_left(&l[u], 0, 0, &end), u == LENGTH_STEPS ? 71 : 70);
+        assert_int_equal(end, u == LENGTH_STEPS ? 1020 : 1000); /* 40 steps of 10, then 20 each */
+        assert_int_equal(length_samples(&l[u]), end);
+        assert_int_equal(length_steps_left(&l[u], 50, 600, &end), u == LENGTH_STEPS ? 21 : 20);
+        assert_int_equal(length_steps_left(&l[u], 71, 1020, NULL), 0);
+        assert_int_equal(length_position(&l[u], 50, 600), at[u]);
+    }
+}
+
+/* The earlier of the two ends counts; a step and a save have to fit in twice. */
+static void deadlines(void **state)
+{
+    (void)state;
+    unsetenv("SLURM_JOB_END_TIME");
+    struct deadline d = deadline_of_job(0);
+    d.step = d.save = 1e9;
+    assert_true(isinf(d.at) && !deadline_is_near(&d));
+    d = deadline_of_job(1e6);
+    d.step = d.save = 2e5;
+    assert_false(deadline_is_near(&d));
+    d.save = 3.1e5;
+    assert_true(deadline_is_near(&d));
+    setenv("SLURM_JOB_END_TIME", "1000", 1); /* long ago */
+    d = deadline_of_job(1e6);
+    assert_true(deadline_is_near(&d));
+    setenv("SLURM_JOB_END_TIME", "99999999999", 1);
+    struct deadline later = deadline_of_job(1e6);
+    assert_false(deadline_is_near(&later));
+    assert_true(later.at > d.at);
+    setenv("SLURM_JOB_END_TIME", "soon", 1); /* not a time: none */
+    d = deadline_of_job(0);
+    assert_true(isinf(d.at));
+    unsetenv("SLURM_JOB_END_TIME");
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -388,6 +437,8 @@ int main(void)
         cmocka_unit_test(rates),
         cmocka_unit_test(warmup_stable_decay),
         cmocka_unit_test(ramps),
+        cmocka_unit_test(lengths),
+        cmocka_unit_test(deadlines),
         cmocka_unit_test(z_scores),
         cmocka_unit_test(event_files),
     };

@@ -57,7 +57,8 @@ void score_check_set(const struct config *c, const struct shards *s, int64_t seq
         die("'%s' was made by tokenizer '%s' (%s), the model knows '%s' (%s)", dir, info->tokenizer, hash,
             c->tokenizer, c->tokenizer_hash);
     if (info->vocab > c->vocab)
-        die("'%s' has %lld tokens, the model's 'vocab' is %lld", dir, (long long)info->vocab, (long long)c->vocab);
+        die("'%s' has %lld tokens, the model's 'vocab' is %lld", dir, (long long)info->vocab,
+            (long long)c->vocab);
     if (info->seq_len > seq_len)
         die("'%s' has samples of up to %lld tokens, --seq-len is %lld", dir, (long long)info->seq_len,
             (long long)seq_len);

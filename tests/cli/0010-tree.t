@@ -13,7 +13,7 @@ common/text common/base
 common/dist common/base
 common/prep common/base common/io common/text common/dist
 common/model common/base common/io common/text common/dist kernels
-common/train common/base common/io common/text common/dist common/model kernels
+common/train common/base common/io common/text common/dist common/prep common/model kernels
 common/eval common/base common/io common/text common/dist common/model kernels
 common/merge common/base common/io common/model kernels
 common/exchange common/base common/io common/model kernels

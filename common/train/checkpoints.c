@@ -1,0 +1,96 @@
+/* checkpoints.c - the checkpoints of a run: begun, published, removed
+ * SPDX-License-Identifier: MIT
+ */
+#include "checkpoints.h"
+
+#include <math.h>
+#include <stdio.h>
+#include <stdlib.h>
+
+#include "common/base/err.h"
+#include "common/base/meter.h"
+#include "common/base/out.h"
+#include "control.h"
+
+static bool still_ours(void *arg)
+{
+    struct checkpoints *k = arg;
+    return rundir_is_newest(k->dir);
+}
+
+void checkpoints_publish(struct checkpoints *k)
+{
+    if (!k->t->saving)
+        return;
+    if (!trainer_save_publish(k->t, still_ours, k))
+        die_code(EXIT_STAY, "a newer incarnation of '%s' has begun: this one ends without publishing",
+                 k->run);
+    if (k->dir)
+        rundir_prune(k->dir, (int)k->keep, k->keep_every);
+    if (k->told && control_read(k->run) == CONTROL_SAVE) /* not another word that came since */
+        control_done(k->run);
+    k->told = false;
+    double seconds = now_seconds() - k->begun;
+    k->deadline->save = fmax(k->deadline->save, seconds);
+    note(2, "saved step %lld in %.2f s", (long long)k->step, seconds);
+}
+
+/* Collective. Is there room for a checkpoint? Rank 0 looks; it has the reason in err_last(). */
+static bool is_room(const struct checkpoints *k)
+{
+    int64_t room =
+        !k->dir || out_try_room(rundir_path(k->dir), trainer_save_bytes(k->t), k->t->comm->size + 2) == 0;
+    comm_bcast(k->t->comm, &room, sizeof room, 0);
+    return room;
+}
+
+static void begin(struct checkpoints *k, bool last)
+{
+    char dir[4096] = "";
+    int64_t step = k->t->step;
+    checkpoints_publish(k);
+    if (!trainer_is_finite(k->t))
+        die_code(
+            EXIT_STAY,
+            "step %lld: the run has diverged: there are weights that are not finite, which are not saved",
+            (long long)step);
+    k->begun = now_seconds();
+    if (!is_room(k)) {
+        if (last)
+            die("step %lld is not saved: %s", (long long)step, k->dir ? err_last() : "there is no room");
+        warn("step %lld is not saved, the training goes on: %s", (long long)step, err_last());
+        return;
+    }
+    if (k->dir) {
+        char *path = rundir_step_path(k->dir, step);
+        snprintf(dir, sizeof dir, "%s", path);
+        set_prepare(path, false);
+        free(path);
+    }
+    comm_bcast(k->t->comm, dir, sizeof dir, 0);
+    struct attrs state = { 0 };
+    resume_identity(&state, &k->identity);
+    bool background = k->background && !last;
+    trainer_save_begin(k->t, dir, &state, k->history, background);
+    attrs_free(&state);
+    k->step = step;
+    if (!background)
+        checkpoints_publish(k);
+}
+
+void checkpoints_begin(struct checkpoints *k, bool told)
+{
+    begin(k, false);
+    k->told = told && k->t->saving;
+    if (told && !k->t->saving)
+        control_done(k->run); /* saved already, or refused */
+}
+
+void checkpoints_finish(struct checkpoints *k)
+{
+    if (k->step != k->t->step)
+        begin(k, true);
+    checkpoints_publish(k);
+    if (k->dir && control_read(k->run) != CONTROL_NONE)
+        control_done(k->run); /* all is saved, and this is the end */
+}

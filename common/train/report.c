@@ -1,0 +1,147 @@
+/* report.c - what a run tells of its steps: metrics, event files, the progress line
+ * SPDX-License-Identifier: MIT
+ */
+#include "report.h"
+
+#include <math.h>
+#include <stdio.h>
+#include <stdlib.h>
+
+#include "common/base/err.h"
+#include "common/base/mem.h"
+#include "common/base/out.h"
+#include "common/model/net.h"
+
+static struct metrics *open_metrics(const struct report *r, const char *name)
+{
+    char *path = path_join(rundir_path(r->dir), name);
+    struct metrics *m = metrics_open(path);
+    free(path);
+    return m;
+}
+
+void report_begin(struct report *r, const struct trainer *t, struct rundir *dir,
+                  const struct deadline *deadline, int64_t last, double log_every, bool looks, bool events)
+{
+    *r = (struct report){ .t = t, .deadline = deadline, .dir = dir, .first = t->step, .last = last };
+    if (!dir)
+        return;
+    r->flops = 3 * net_flops(&t->net->c, t->opt.seq_len);
+    r->steps = open_metrics(r, "metrics.jsonl");
+    r->looks = looks ? open_metrics(r, "valid.jsonl") : NULL;
+    progress_begin(&r->bar, r->first, last, log_every);
+    r->started = now_seconds();
+    r->events = events ? events_open(rundir_path(dir)) : NULL;
+    r->warned = isinf(deadline->at);
+}
+
+/* A progress line: the running mean of the loss, and what else of the step people look at. */
+static void print_line(char *text, size_t size, const struct report *r, const struct metrics_line *l)
+{
+    char a[32], b[32], c[32], limit[48] = "", skipped[40] = "";
+    if (isfinite(l->limit))
+        snprintf(limit, sizeof limit, "  limit %s", format_duration(fmax(l->limit, 0), a));
+    if (l->skipped)
+        snprintf(skipped, sizeof skipped, "  skipped %lld", (long long)l->skipped);
+    snprintf(text, size,
+             "loss %.4f (z %.1f)  lr %.2e  grad %.3f (z %.1f)  %stok/s  %sFLOP/s  %sB  wait %.0f%%%s%s",
+             r->loss, l->loss_z, l->lr, l->grad_norm, l->norm_z, format_si(r->speed, a),
+             format_si(r->flops * r->speed, b), format_si((double)l->memory, c),
+             100 * l->data_wait / l->seconds, skipped, limit);
+}
+
+static void write_events(struct events *e, const struct metrics_line *l)
+{
+    const struct scalar s[] = { { "train/loss", l->loss },
+                                { "train/lr", l->lr },
+                                { "train/grad_norm", l->grad_norm },
+                                { "train/loss_z", l->loss_z },
+                                { "train/grad_norm_z", l->norm_z },
+                                { "train/skipped", (double)l->skipped },
+                                { "train/samples", (double)l->samples },
+                                { "speed/tokens_per_s", l->tokens_per_s },
+                                { "speed/flops_per_s", l->flops_per_s },
+                                { "speed/seconds", l->seconds },
+                                { "speed/data_wait", l->data_wait },
+                                { "speed/memory", (double)l->memory } };
+    events_write(e, l->step, s, sizeof s / sizeof *s);
+}
+
+/* A run that is longer than its job: says once, when the pace is known, how many jobs it needs. */
+static void warn_of_limit(struct report *r, const struct metrics_line *l)
+{
+    if (r->warned || l->step - r->first < 10 || l->eta <= l->limit)
+        return;
+    note(1, "the job ends in %s, the run in %s: about %.0f more starts are needed",
+         format_duration(l->limit, (char[32]){ 0 }), format_duration(l->eta, (char[32]){ 0 }),
+         ceil(l->eta / fmax(l->limit, 1)) - 1);
+    r->warned = true;
+}
+
+static double running_mean(double mean, double x) { return mean > 0 ? 0.9 * mean + 0.1 * x : x; }
+
+void report_step(struct report *r, const struct step_report *s, double rate, double seconds, double wait)
+{
+    const struct trainer *t = r->t;
+    if (!r->dir)
+        return;
+    double now = now_seconds(), tokens_per_s = (double)s->tokens / seconds;
+    r->speed = running_mean(r->speed, tokens_per_s);
+    if (isfinite(s->loss))
+        r->loss = running_mean(r->loss, s->loss);
+    struct metrics_line line = { .step = t->step,
+                                 .samples = t->samples,
+                                 .tokens = t->tokens,
+                                 .loss = s->loss,
+                                 .lr = rate,
+                                 .grad_norm = s->grad_norm,
+                                 .loss_z = s->loss_z,
+                                 .norm_z = s->norm_z,
+                                 .skip = s->skipped,
+                                 .skipped = t->skipped,
+                                 .seconds = seconds,
+                                 .tokens_per_s = tokens_per_s,
+                                 .flops_per_s = r->flops * tokens_per_s,
+                                 .data_wait = wait,
+                                 .memory = meter_peak_memory(),
+                                 .eta = (now - r->started) / (double)(t->step - r->first) *
+                                        (double)(r->last - t->step),
+                                 .limit = r->deadline->at - now };
+    metrics_write(r->steps, &line);
+    if (r->events)
+        write_events(r->events, &line);
+    rundir_beat(r->dir);
+    warn_of_limit(r, &line);
+    char text[256];
+    print_line(text, sizeof text, r, &line);
+    progress_at(&r->bar, t->step, text);
+}
+
+void report_look(struct report *r, const struct metrics_valid *l)
+{
+    if (!r->dir)
+        return;
+    metrics_write_valid(r->looks, l);
+    if (r->events) {
+        char *loss = xasprintf("valid/loss/%s", l->set), *bpb = xasprintf("valid/bits_per_byte/%s", l->set);
+        const struct scalar both[] = { { loss, l->loss }, { bpb, l->bpb } };
+        events_write(r->events, l->step, both, 2);
+        free(loss);
+        free(bpb);
+    }
+    note(1, "step %lld  valid '%s'  loss %.4f  ppl %.4g  bits/byte %.4f", (long long)l->step, l->set, l->loss,
+         l->ppl, l->bpb);
+}
+
+void report_pause(struct report *r) { progress_end(&r->bar); }
+
+void report_end(struct report *r)
+{
+    metrics_close(r->steps);
+    metrics_close(r->looks);
+    events_close(r->events);
+    char words[80], a[32];
+    snprintf(words, sizeof words, "step %lld of %lld, %stokens/s", (long long)r->t->step, (long long)r->last,
+             format_si(r->speed, a));
+    meter_last_words(words);
+}

@@ -1,0 +1,87 @@
+/* run.c - the training loop
+ * SPDX-License-Identifier: MIT
+ */
+#include "run.h"
+
+#include <math.h>
+
+#include "common/base/err.h"
+#include "common/base/meter.h"
+#include "common/base/signals.h"
+#include "control.h"
+#include "report.h"
+
+/* The control file's word, on rank 0, but for a save that is under way already. */
+static enum control read_control(const struct checkpoints *k)
+{
+    enum control c = k->dir ? control_read(k->run) : CONTROL_NONE;
+    return c == CONTROL_SAVE && k->told ? CONTROL_NONE : c;
+}
+
+/* What this rank is asked for: signals come to any, the clock and the control file are rank 0's. */
+static struct step_wish wish(const struct checkpoints *k, enum control control, double save_minutes)
+{
+    bool by_time = k->dir && save_minutes > 0 && now_seconds() - k->begun >= 60 * save_minutes;
+    bool up = k->dir && deadline_is_near(k->deadline);
+    return (struct step_wish){ .stop = signals_told() || control == CONTROL_STOP || up,
+                               .save = by_time || control == CONTROL_SAVE };
+}
+
+/* A skipped step is told; too many in a row end the run, and the last checkpoint stays as it is. */
+static void heed_skip(struct checkpoints *k, const struct step_report *s, int64_t max_skips)
+{
+    const struct trainer *t = k->t;
+    if (!s->skipped)
+        return;
+    note(1, "step %lld skipped: loss %g (z %.2f), gradient norm %g (z %.2f); %lld in a row, %lld in all",
+         (long long)t->step, fabs(s->loss), s->loss_z, fabs(s->grad_norm), s->norm_z,
+         (long long)t->skipped_in_row, (long long)t->skipped);
+    if (t->skipped_in_row < max_skips)
+        return;
+    checkpoints_publish(k); /* what was good when it was begun */
+    die_code(EXIT_STAY,
+             "step %lld: the run has diverged: %lld steps in a row are skipped (loss %g, gradient norm %g)",
+             (long long)t->step, (long long)t->skipped_in_row, fabs(s->loss),
+             fabs(s->grad_norm)); /* not "-nan" */
+}
+
+/* Does something that is due every so many steps (0: never) come after this one? */
+static bool is_due(int64_t step, int64_t every) { return every > 0 && step % every == 0; }
+
+int run_train(struct checkpoints *k, struct loader *loader, const struct valids *valids,
+              const struct run_options *o)
+{
+    struct trainer *t = k->t;
+    int64_t last = t->step + length_steps_left(&o->length, t->step, t->samples, NULL);
+    struct report report;
+    report_begin(&report, t, k->dir, k->deadline, last, o->log_every, valids->n > 0, o->events);
+    for (bool stop = false; t->step < last && !stop;) {
+        double begin = now_seconds(), wait = 0;
+        const struct loaded *batch = loader_next(loader, &wait);
+        double rate =
+            schedule_rate(&o->schedule, length_position(&o->length, t->step + 1, t->samples + batch->batch));
+        enum control control = read_control(k);
+        struct step_report s = trainer_step(t, batch, rate, wish(k, control, o->save_minutes));
+        double seconds = now_seconds() - begin;
+        stop = s.stop || (o->stop_at > 0 && t->step >= o->stop_at);
+        k->deadline->step = fmax(k->deadline->step, seconds);
+        report_step(&report, &s, rate, seconds, wait);
+        if (s.written)
+            checkpoints_publish(k);
+        heed_skip(k, &s, o->max_skips);
+        /* Before the save: what is looked at once is not looked at again by who goes on from there. */
+        if (valids->n && !stop && (t->step == last || is_due(t->step, o->valid_every))) {
+            report_pause(&report);
+            for (size_t i = 0; i < valids->n; i++) {
+                struct metrics_valid look = valids_look(valids, i, t, o->valid_tokens);
+                report_look(&report, &look);
+            }
+        }
+        if ((s.save || is_due(t->step, o->save_every)) && t->step < last && !stop)
+            checkpoints_begin(k, control == CONTROL_SAVE);
+    }
+    report_pause(&report);
+    checkpoints_finish(k);
+    report_end(&report);
+    return t->step < last ? EXIT_AGAIN : EXIT_DONE;
+}
