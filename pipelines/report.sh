@@ -168,8 +168,8 @@ CSS
     k=1
     while [ $k -le $runs ]; do
         awk -v name="$(label "$(escape <"$tmp/$k.name"): ")" -v again="$(wc -l <"$tmp/$k.restarts")" '
-            NR == 1 { first = $1 } { tok = $3; loss = $9; sec += $8; last = $1 }
-            END { printf "<p>%sSteps %d to %d, %.4g tokens, %.0f s of steps (%.4g tokens/s), last loss (running mean) %.4f nats per token", name, first, last, tok, sec, sec ? tok / sec : 0, loss
+            NR == 1 { first = $1 } { tok = $3; loss = $9; sec += $8; computed += $7 * $8; last = $1 }
+            END { printf "<p>%sSteps %d to %d, %.4g tokens, %.0f s of steps (%.4g tokens/s), last loss (running mean) %.4f nats per token", name, first, last, tok, sec, sec ? computed / sec : 0, loss
                   if (again > 0) printf ", %d restart%s", again, (again > 1 ? "s" : "")
                   print ".</p>" }' "$tmp/$k.data"
         k=$((k + 1))

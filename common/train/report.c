@@ -85,7 +85,7 @@ void report_step(struct report *r, const struct step_report *s, double rate, dou
     const struct trainer *t = r->t;
     if (!r->dir)
         return;
-    double now = now_seconds(), tokens_per_s = (double)s->tokens / seconds;
+    double now = now_seconds(), tokens_per_s = (double)s->computed / seconds;
     r->speed = running_mean(r->speed, tokens_per_s);
     if (isfinite(s->loss))
         r->loss = running_mean(r->loss, s->loss);

@@ -26,7 +26,7 @@ struct report {
     int64_t first, last;        /* steps: done before this start; of the run */
     double started;             /* by now_seconds() */
     double flops;               /* of a token, forward and backward */
-    double loss, speed;         /* running means: nats a token, tokens a second; 0: none yet */
+    double loss, speed;         /* running means: nats a token, computed tokens a second; 0: none yet */
     bool warned;                /* that the job is shorter than the run */
 };
 

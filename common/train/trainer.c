@@ -172,6 +172,7 @@ struct step_report trainer_step(struct trainer *t, const struct loaded *b, doubl
     struct step_report r = { .loss = seen[0],
                              .grad_norm = seen[1],
                              .tokens = (int64_t)sums[1],
+                             .computed = b->batch * t->opt.seq_len,
                              .stop = sums[2] > 0,
                              .save = sums[3] > 0,
                              .written = t->saving && sums[4] >= t->comm->size };

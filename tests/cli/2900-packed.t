@@ -41,6 +41,11 @@ ok 'steps on packed rows are steps on each conversation alone: losses, gradients
 ok 'padding does nothing: longer rows, the same curve' 'train --batch $P --seq-len 150 --steps 5 -o longer packed && like rp longer 5 2e-5'
 ok 'only what counts is counted' '
     [ "$(curve rp | tail -n 1 | cut -d " " -f 2)" -eq $((5 * $(value packed targets))) ] && [ "$(value packed targets)" -lt "$(value packed tokens)" ]'
+ok 'speeds count what is computed: whole rows, masked tokens and padding too' '
+    flops=$("$SSM_BIN/ssmtrain" -n --model ./tiny.conf --batch $P --seq-len 150 packed | sed -n "s/^flops_per_token_training=//p") &&
+    sed "s/.*\"seconds\":\([^,]*\),\"tokens_per_s\":\([^,]*\),\"flops_per_s\":\([^,]*\),.*/\1 \2 \3/" longer/inc-0001/metrics.jsonl >speed &&
+    awk -v tokens=$((150 * P)) -v flops="$flops" "function near(x, y) { return x < 1.01 * y && y < 1.01 * x }
+        !near(\$1 * \$2, tokens) || !near(\$3, \$2 * flops) { bad = 1; print } END { exit bad || NR != 5 }" speed'
 ok 'the mask matters: --loss all trains on more, and to other weights' '
     "$T" pack -q --template plain --loss all --seq-len 96 -o everything talks.jsonl && train --batch $P --seq-len 96 --steps 5 -o re everything &&
     [ "$(curve re | head -n 1 | cut -d " " -f 2)" -eq "$(value packed tokens)" ] && ! like rp re 5 1e-3 >/dev/null'

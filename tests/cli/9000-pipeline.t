@@ -88,6 +88,9 @@ needs_plots 'of a step in two files the later start counts' '
     mkdir -p two/inc-0001 two/inc-0002 && line() { echo "{\"step\":$1,\"samples\":$1,\"tokens\":$(($1 * 10)),\"loss\":$2,\"lr\":0.1,\"grad_norm\":1,\"seconds\":1,\"tokens_per_s\":10,\"flops_per_s\":1,\"data_wait\":0}"; } &&
     { line 1 5; line 2 5; printf "{\"step\":3,\"sam"; } >two/inc-0001/metrics.jsonl && { line 2 4; line 3 4; } >two/inc-0002/metrics.jsonl &&
     report -o two.html -t "a <title>" two && grep -q "Steps 1 to 3, 30 tokens, 3 s of steps (10 tokens/s)" two.html && grep -q "<h1>a &lt;title&gt;</h1>" two.html'
+needs_plots 'the page: tokens that are scored, and the speed of what is computed' '
+    mkdir -p masked && cp -r two/inc-0001 masked && sed -i "s/\"tokens_per_s\":10/\"tokens_per_s\":40/" masked/inc-0001/metrics.jsonl &&
+    report -o masked.html masked && grep -q " s of steps (40 tokens/s)" masked.html'
 ok 'a report of nothing' '
     mkdir -p empty/inc-0001 && must_exit 2 report two 2>err && must_exit 2 report -x 2>err && [ "$(wc -l <err)" -le 2 ] &&
     must_exit 1 report -o e.html nowhere 2>err && [ "$(wc -l <err)" -eq 1 ] && must_exit 1 report -o e.html empty 2>err && : >empty/inc-0001/metrics.jsonl &&
