@@ -90,10 +90,23 @@ static struct opt synth_options[] = {
     OPT_END,
 };
 
-/* Collective. The model of a checkpoint, or of the newest one of a run directory. */
+/* Collective. The model of a checkpoint, or of the newest one of a run directory: rank 0 says which, since a run that goes on
+ * may make, and remove, some while the ranks look. */
 static struct net *load_model(const char *path)
 {
-    struct ckpt *c = rundir_try_open_ckpt(path, true);
+    struct comm *comm = comm_world();
+    char dir[4096] = "";
+    struct ckpt *c = NULL;
+    if (comm->rank == 0) {
+        c = rundir_try_open_ckpt(path, true);
+        if (!c)
+            die("%s", err_last());
+        if ((size_t)snprintf(dir, sizeof dir, "%s", ckpt_dir(c)) >= sizeof dir)
+            die("'%.64s...': the path is too long", path);
+    }
+    comm_bcast(comm, dir, sizeof dir, 0);
+    if (!c)
+        c = ckpt_try_open(dir);
     if (!c)
         die("%s", err_last());
     struct config config;

@@ -63,7 +63,18 @@ struct ckpt *resume_open_base(struct comm *comm, const char *run, const char *in
     if (own > 0 ? preset : !init_from)
         return NULL;
     const char *path = own > 0 ? run : init_from;
-    struct ckpt *c = rundir_try_open_ckpt(path, false);
+    char dir[4096] = "";
+    struct ckpt *c = NULL;
+    if (comm->rank == 0) { /* says which: another run that lives may publish one meanwhile */
+        c = rundir_try_open_ckpt(path, false);
+        if (!c)
+            die("%s", err_last());
+        if ((size_t)snprintf(dir, sizeof dir, "%s", ckpt_dir(c)) >= sizeof dir)
+            die("'%.64s...': the path is too long", path);
+    }
+    comm_bcast(comm, dir, sizeof dir, 0);
+    if (!c)
+        c = ckpt_try_open(dir);
     if (!c)
         die("%s", err_last());
     if (own == 0 && check && !is_whole(comm, c, path))

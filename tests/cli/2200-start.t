@@ -33,6 +33,16 @@ ok 'the weights of a merged model, and its configuration' '
 ok 'a run, or one of its checkpoints; with --model it is checked' '
     "$SSM_BIN/ssmtrain" -q $still --init-from first/inc-0001/step-00000008 --model ./tiny.conf -o moved2 data && same moved moved2 &&
     bad 1 "another model: .pattern. differs" $still --init-from first --model ./other.conf -o r data && [ ! -e r ]'
+# The other run lives, and publishes while the ranks start: the folder of rank 1 has a newer checkpoint already.
+if ${MPIEXEC:-mpiexec} -n 2 true 2>/dev/null; then
+    ok 'all ranks begin with the checkpoint that rank 0 sees' '
+        mkdir -p ahead && cp -r first ahead/first && train --model ./tiny.conf -o ahead/first --steps 12 &&
+        timeout 60 ${MPIEXEC:-mpiexec} -n 1 "$SSM_BIN/ssmtrain" -q $still --init-from first -o "$PWD/pair" "$PWD/data" : \
+            -n 1 -wdir "$PWD/ahead" "$SSM_BIN/ssmtrain" -q $still --init-from first -o "$PWD/pair" "$PWD/data" &&
+        "$SSM_BIN/ckmerge" compare -q --model-only first pair'
+else
+    skip 'all ranks begin with the checkpoint that rank 0 sees' 'no mpiexec'
+fi
 ok 'moments begin at 0, or are kept' '
     train --init-from first -o fresh --steps 3 && train --init-from first --keep-optimizer -o kept --steps 3 && losses fresh >a && losses kept >b &&
     [ "$(head -n 1 a)" = "$(head -n 1 b)" ] && ! cmp -s a b && train --init-from model -o fresh2 --steps 3 && same fresh fresh2'
