@@ -285,6 +285,9 @@ static int run_tasks(int n_args, char **args)
     struct comm *comm = comm_world();
     if (o.log_samples && !o.output)
         die_usage("--log-samples needs --output");
+    for (int i = 1; i < n_args && comm->size > 1; i++) /* each rank reads the tasks; the standard input is one rank's */
+        if (strcmp(args[i], "-") == 0)
+            die_usage("a task from standard input runs as one process, not as %d ranks", comm->size);
     struct net *n = load_model(args[0]);
     struct tokenizer *tok = open_tokenizer(args[0], &n->c);
     struct tasks_options how = { .model = args[0], .batch = o.batch, .seq_len = o.task_len, .limit = o.limit,

@@ -154,4 +154,10 @@ ok 'a request that cannot be' '
 ok 'what exists stays, two tasks of one name, samples without a folder, no tokenizer' '
     says 1 "exists" tasks $b -o ll model ll.jsonl && says 1 "both called .t." tasks $b model ll.jsonl c.jsonl && says 2 "output" tasks $b --log-samples model ll.jsonl && says 1 "tokenizer" tasks model ll.jsonl &&
     tasks $b -o fresh model ll.jsonl >/dev/null && [ "$(ls fresh)" = results.json ]'
+if $mpi -n 2 true 2>/dev/null; then
+    ok 'standard input is one process, not several' '
+        must_exit 2 $mpi -n 2 "$E" tasks -q $b model - <ll.jsonl 2>err && [ "$(wc -l <err)" -eq 1 ] && grep -q "standard input" err && tasks $b model - <ll.jsonl >/dev/null'
+else
+    skip 'standard input' 'no mpiexec'
+fi
 done_testing
