@@ -3,7 +3,8 @@
  *
  *   echo save >RUN/control      a checkpoint after this step
  *   echo stop >RUN/control      a checkpoint after this step, and the end of this start (exit 75)
- * The file is removed when that is done. Other words are removed with a warning. Only rank 0 uses this module.
+ * The file is removed when that is done; of both words, stop counts. Other words are removed with a warning. What cannot be
+ * read stays, and is told once a process. Only rank 0 uses this module.
  */
 #ifndef SSM_CONTROL_H
 #define SSM_CONTROL_H

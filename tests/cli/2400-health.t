@@ -76,4 +76,8 @@ ok 'save: a checkpoint, and the run goes on; stop: a checkpoint, and exit 75; ea
     echo save >live/control && gone live/control && [ "$(find live -name index.h5 | wc -l)" -eq 1 ] && kill -0 $pid &&
     echo jump >live/control && gone live/control && kill -0 $pid && echo stop >live/control
     must_exit 75 wait $pid && [ ! -e live/control ] && [ "$(find live -name index.h5 | wc -l)" -eq 2 ] && one_line err && grep -q "says .jump., neither save nor stop" err'
+ok 'save and stop: stop' '
+    mkdir both && printf "save\nstop\n" >both/control && must_exit 75 timeout 60 "$SSM_BIN/ssmtrain" -q $base --steps 100000 --save-every 0 -o both data && [ ! -e both/control ] && find both -name index.h5 | grep -q step-00000001'
+ok 'what cannot be read is told, once, and stays' '
+    mkdir -p folder/control && train -o folder --steps 9 2>err && one_line err && grep -q "cannot read .folder/control.: Is a directory" err && [ -d folder/control ]'
 done_testing
