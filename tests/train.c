@@ -247,6 +247,8 @@ static void z_scores(void **state)
     for (int i = 0; i < HEALTH_WINDOW; i++)
         health_add(&h, 7, 7, &lz, &nz);
     assert_true(lz == 0 && nz == 0); /* no deviation, no score */
+    health_add(&h, 1e6, 7.5, &lz, &nz); /* one that stands out from equals: the highest there is */
+    assert_true(lz > 11.26 && lz < HEALTH_HIGHEST_Z && nz > 11.26 && nz < HEALTH_HIGHEST_Z);
 }
 
 /* CRC-32C bit by bit, and records and protocol buffers read back as their specifications say. */

@@ -11,6 +11,8 @@
 #include <stdint.h>
 
 enum { HEALTH_WINDOW = 128 };
+/* Above every z-score: with itself in the window a value has at most sqrt(HEALTH_WINDOW - 1), 11.2694. */
+#define HEALTH_HIGHEST_Z 11.27
 
 struct health { /* zero-initialise */
     float loss[HEALTH_WINDOW], norm[HEALTH_WINDOW]; /* value i of the run at i mod window */

@@ -65,6 +65,9 @@ ok 'stopped and gone on: the window comes along, bit by bit' '
     must_exit 75 train -o parts --steps 400 --schedule constant --skip-grad-z 0.5 --stop-at 120 && must_exit 75 train -o parts --steps 400 --schedule constant --skip-grad-z 0.5 --stop-at 150 &&
     train -o parts --steps 400 --schedule constant --skip-grad-z 0.5 && same z-grad parts'
 
+ok 'a limit that no step can pass is refused' '
+    for z in skip-loss-z skip-grad-z; do must_exit 2 train -o high --steps 2 --$z 11.28 2>err && one_line err && grep -q "of .$z. is above 11.27" err || exit 1; done; train -o high --steps 2 --skip-loss-z 11.2'
+
 # ---- RUN/control ----
 gone() { # FILE: waits until it is away
     tries=0
