@@ -409,18 +409,20 @@ static void deadlines(void **state)
     unsetenv("SLURM_JOB_END_TIME");
     struct deadline d = deadline_of_job(0);
     d.step = d.save = 1e9;
-    assert_true(isinf(d.at) && !deadline_is_near(&d));
+    assert_true(isinf(d.at) && !deadline_is_near(&d, false));
     d = deadline_of_job(1e6);
     d.step = d.save = 2e5;
-    assert_false(deadline_is_near(&d));
+    assert_false(deadline_is_near(&d, false));
+    d.look = 1.1e5;
+    assert_true(!deadline_is_near(&d, false) && deadline_is_near(&d, true));
     d.save = 3.1e5;
-    assert_true(deadline_is_near(&d));
+    assert_true(deadline_is_near(&d, false));
     setenv("SLURM_JOB_END_TIME", "1000", 1); /* long ago */
     d = deadline_of_job(1e6);
-    assert_true(deadline_is_near(&d));
+    assert_true(deadline_is_near(&d, false));
     setenv("SLURM_JOB_END_TIME", "99999999999", 1);
     struct deadline later = deadline_of_job(1e6);
-    assert_false(deadline_is_near(&later));
+    assert_false(deadline_is_near(&later, true));
     assert_true(later.at > d.at);
     setenv("SLURM_JOB_END_TIME", "soon", 1); /* not a time: none */
     d = deadline_of_job(0);

@@ -21,4 +21,7 @@ struct deadline deadline_of_job(double seconds)
     return d;
 }
 
-bool deadline_is_near(const struct deadline *d) { return now_seconds() + 2 * d->step + 2 * d->save >= d->at; }
+bool deadline_is_near(const struct deadline *d, bool look_is_due)
+{
+    return now_seconds() + 2 * d->step + 2 * d->save + (look_is_due ? 2 * d->look : 0) >= d->at;
+}

@@ -19,7 +19,7 @@
 #include <stdbool.h>
 #include <stdint.h>
 
-/* valid.jsonl: one line a set that was looked at. loss in nats a token, bpb bits per byte of text (0 where the set
+/* valid.jsonl: one line a set that was looked at. loss in nats a token, bpb bits per byte of text (NaN, in the file null, where the set
  * knows no bytes). */
 struct metrics_valid {
     int64_t step, samples;

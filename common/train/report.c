@@ -125,12 +125,14 @@ void report_look(struct report *r, const struct metrics_valid *l)
     if (r->events) {
         char *loss = xasprintf("valid/loss/%s", l->set), *bpb = xasprintf("valid/bits_per_byte/%s", l->set);
         const struct scalar both[] = { { loss, l->loss }, { bpb, l->bpb } };
-        events_write(r->events, l->step, both, 2);
+        events_write(r->events, l->step, both, isnan(l->bpb) ? 1 : 2);
         free(loss);
         free(bpb);
     }
-    note(1, "step %lld  valid '%s'  loss %.4f  ppl %.4g  bits/byte %.4f", (long long)l->step, l->set, l->loss,
-         l->ppl, l->bpb);
+    char bits[40] = ""; /* masked sets do not know their bytes */
+    if (!isnan(l->bpb))
+        snprintf(bits, sizeof bits, "  bits/byte %.4f", l->bpb);
+    note(1, "step %lld  valid '%s'  loss %.4f  ppl %.4g%s", (long long)l->step, l->set, l->loss, l->ppl, bits);
 }
 
 void report_pause(struct report *r) { progress_end(&r->bar); }

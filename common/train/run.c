@@ -19,10 +19,10 @@ static enum control read_control(const struct checkpoints *k)
 }
 
 /* What this rank is asked for: signals come to any, the clock and the control file are rank 0's. */
-static struct step_wish wish(const struct checkpoints *k, enum control control, double save_minutes)
+static struct step_wish wish(const struct checkpoints *k, enum control control, double save_minutes, bool look_is_due)
 {
     bool by_time = k->dir && save_minutes > 0 && now_seconds() - k->begun >= 60 * save_minutes;
-    bool up = k->dir && deadline_is_near(k->deadline);
+    bool up = k->dir && deadline_is_near(k->deadline, look_is_due);
     return (struct step_wish){ .stop = signals_told() || control == CONTROL_STOP || up,
                                .save = by_time || control == CONTROL_SAVE };
 }
@@ -61,7 +61,7 @@ int run_train(struct checkpoints *k, struct loader *loader, const struct valids 
         double rate =
             schedule_rate(&o->schedule, length_position(&o->length, t->step + 1, t->samples + batch->batch));
         enum control control = read_control(k);
-        struct step_report s = trainer_step(t, batch, rate, wish(k, control, o->save_minutes));
+        struct step_report s = trainer_step(t, batch, rate, wish(k, control, o->save_minutes, valids->n && is_due(t->step + 1, o->valid_every)));
         double seconds = now_seconds() - begin;
         stop = s.stop || (o->stop_at > 0 && t->step >= o->stop_at);
         k->deadline->step = fmax(k->deadline->step, seconds);
@@ -71,11 +71,13 @@ int run_train(struct checkpoints *k, struct loader *loader, const struct valids 
         heed_skip(k, &s, o->max_skips);
         /* Before the save: what is looked at once is not looked at again by who goes on from there. */
         if (valids->n && !stop && (t->step == last || is_due(t->step, o->valid_every))) {
+            double looked = now_seconds();
             report_pause(&report);
             for (size_t i = 0; i < valids->n; i++) {
                 struct metrics_valid look = valids_look(valids, i, t, o->valid_tokens);
                 report_look(&report, &look);
             }
+            k->deadline->look = fmax(k->deadline->look, now_seconds() - looked);
         }
         if ((s.save || is_due(t->step, o->save_every)) && t->step < last && !stop)
             checkpoints_begin(k, control == CONTROL_SAVE);

@@ -177,7 +177,10 @@ struct step_report trainer_step(struct trainer *t, const struct loaded *b, doubl
                              .save = sums[3] > 0,
                              .written = t->saving && sums[4] >= t->comm->size };
     bool finite = isfinite(r.loss) && isfinite(r.grad_norm);
-    if (finite)
+    bool empty = r.tokens == 0; /* masked altogether: there is nothing to learn from, and nothing wrong */
+    if (empty)
+        ;
+    else if (finite)
         health_add(&t->health, r.loss, r.grad_norm, &r.loss_z, &r.norm_z);
     else
         clear_states(t);
@@ -188,7 +191,7 @@ struct step_report trainer_step(struct trainer *t, const struct loaded *b, doubl
     t->tokens += r.tokens;
     t->skipped += r.skipped;
     t->skipped_in_row = r.skipped ? t->skipped_in_row + 1 : 0;
-    if (!r.skipped)
+    if (!r.skipped && !empty)
         update(t, rate,
                (t->opt.clip > 0 && r.grad_norm > t->opt.clip ? t->opt.clip / r.grad_norm : 1) / count);
     return r;

@@ -51,6 +51,6 @@ struct metrics_valid valids_look(const struct valids *v, size_t i, const struct 
                                    .tokens = s.tokens,
                                    .loss = loss,
                                    .ppl = exp(loss),
-                                   .bpb = s.bytes > 0 ? s.nats / log(2) / (double)s.bytes : 0,
+                                   .bpb = s.bytes > 0 ? s.nats / log(2) / (double)s.bytes : NAN,
                                    .seconds = now_seconds() - begin };
 }

@@ -20,6 +20,10 @@ ok 'a line a step, with all that is promised' '
     train -o run --steps 12 && [ "$(wc -l <run/inc-0001/metrics.jsonl)" -eq 12 ] && for k in step samples tokens loss lr grad_norm loss_z grad_norm_z skip skipped seconds tokens_per_s flops_per_s data_wait memory eta; do
         [ "$(grep -c "\"$k\":-*[0-9.e+-]*[,}]" run/inc-0001/metrics.jsonl)" -eq 12 ] || { echo "no $k"; exit 1; }
     done; [ "$(grep -c "\"limit\":null}" run/inc-0001/metrics.jsonl)" -eq 12 ] && tail -n 1 run/inc-0001/metrics.jsonl | grep -q "\"eta\":0.0"'
+ok '--time-limit: looks at held-out sets take their part of it' '
+    v=train; for k in 1 2; do v=$v,$v; done
+    must_exit 75 timeout 60 "$SSM_BIN/ssmtrain" -q $base --steps 100000000 --save-every 0 --time-limit 0.05 --valid $v --valid-every 1 -o looks train &&
+    tail -n 1 looks/inc-0001/metrics.jsonl | sed "s/.*limit.:\([-0-9.]*\).*/\1/" | awk "{ print; exit !(\$1 > 0) }" && wc -l <looks/inc-0001/metrics.jsonl && find looks -name index.h5 | grep -q .'
 ok '--time-limit: saved and left with 75 in time; --log-every: seconds between lines' '
     timeout 60 "$SSM_BIN/ssmtrain" $base --steps 100000000 --save-every 0 --time-limit 0.06 --log-every 1 -o limit train 2>often & a=$!
     must_exit 75 timeout 60 "$SSM_BIN/ssmtrain" $base --steps 100000000 --save-every 0 --time-limit 0.06 --log-every 100000 -o limit2 train 2>seldom

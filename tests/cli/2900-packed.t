@@ -57,7 +57,9 @@ ok 'rows and micro-batches without a target take no part' '
     "$T" check -q none && "$MK" one 12 "abcde.fGH!" && train --batch 4 --micro-batch 1 --seq-len 12 --steps 4 -o rn none && train --batch 1 --seq-len 12 --steps 4 -o r1 one &&
     like rn r1 4 2e-5 && [ "$(curve rn | tail -n 1 | cut -d " " -f 2)" -eq 12 ]'
 ok 'a batch without any target: loss 0, no step into nowhere' '
-    "$MK" nothing 12 "abcd." "efg." && train --batch 2 --seq-len 12 --steps 3 -o r0 nothing && [ "$(curve r0 | awk "{ print \$2, \$3, \$4 }" | sort -u)" = "0 0 0" ] && "$SSM_BIN/ckmerge" verify -q r0'
+    "$MK" nothing 12 "abcd." "efg." && train --batch 2 --seq-len 12 --steps 3 -o r0 nothing && [ "$(curve r0 | awk "{ print \$2, \$3, \$4 }" | sort -u)" = "0 0 0" ] && "$SSM_BIN/ckmerge" verify -q r0 &&
+    for n in 1 3; do "$SSM_BIN/ssmtrain" -q --model ./tiny.conf --batch 2 --seq-len 12 --steps $n --weight-decay 0.5 --ema 0.5 -o r0$n nothing || exit 1; done &&
+    for r in r01 r03; do "$SSM_BIN/ckmerge" merge -q --drop-optimizer -o $r.model $r || exit 1; done && "$SSM_BIN/ckmerge" compare -q r01.model r03.model'
 if $mpi -n 2 true 2>/dev/null; then
     ok 'a rank without a target: the curve of one rank' 'train2 --batch 4 --seq-len 12 --steps 4 -o rn2 none && like rn rn2 4 2e-5'
     ok 'two ranks: the curve of one, and stopped and gone on the same bits' '
@@ -77,6 +79,9 @@ ok 'packed and plain sets in one run' '
 ok 'stat --blend counts a packed set with its padding' '
     printf "packed epochs=2\nplain epochs=1\n" >b.blend && "$T" stat --blend b.blend >b.tsv &&
     awk -v p=$P "\$1 ~ /packed/ { exit !(\$5 == 2 * 96 * p) }" b.tsv && "$T" stat --blend b.blend --budget $((2 * 96 * P + $(value plain tokens))) | grep -q "packed.*	2.0000\$"'
+ok 'held-out packed sets: bits per byte are unknown' '
+    "$SSM_BIN/ssmtrain" --model ./tiny.conf --batch 4 --seq-len 96 --steps 1 --valid packed,plain --tensorboard -o looks plain 2>log && grep -q "packed.*\"bpb\":null" looks/inc-0001/valid.jsonl &&
+    grep -q "plain.*\"bpb\":[1-9]" looks/inc-0001/valid.jsonl && grep "valid .packed" log | grep -qv bits && grep "valid .plain" log | grep -q bits'
 ok 'ppl scores what counts, and says so; --no-mask all' '
     "$SSM_BIN/ssmeval" ppl --seq-len 96 rp packed >masked 2>log && grep -q "counts $(value packed targets) of $(value packed tokens) tokens as targets" log && [ "$(field masked 2)" = "$(value packed targets)" ] &&
     [ "$(field masked 4)" = 0 ] && [ "$(field masked 8)" = nan ] &&
