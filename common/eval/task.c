@@ -189,6 +189,8 @@ static int try_head(struct task *t)
     for (size_t i = 0; i < t->n_until; i++)
         if (!*t->until[i])
             return err_set("'until[%zu]' is empty", i);
+        else if (strlen(t->until[i]) != json_length(json_item(json_at(j, "until"), i)))
+            return err_set("'until[%zu]' holds a NUL", i);
     return try_metrics(t);
 }
 

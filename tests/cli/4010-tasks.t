@@ -138,6 +138,7 @@ ok 'a first line that describes no task' '
     d="{\"context\": \"a\", \"continuation\": \"b\"}" && bad "output_type.* is missing" "$d" "$d" && bad "none of loglikelihood" "$d" "{\"output_type\": \"x\"}" && bad "no key .metric" "$d" "{\"output_type\": \"loglikelihood\", \"metric\": 1}" &&
     bad "which loglikelihood does not have" "$d" "{\"output_type\": \"loglikelihood\", \"metrics\": [\"acc_norm\"]}" && bad "metrics.* is empty" "$d" "{\"output_type\": \"loglikelihood\", \"metrics\": []}" &&
     bad "no name" "$d" "{\"task\": \"../x\", \"output_type\": \"loglikelihood\"}" && bad "until\[0\].* is empty" "$d" "{\"output_type\": \"generate_until\", \"until\": [\"\"]}" &&
+    bad "until\[1\].* holds a NUL" "$d" "{\"output_type\": \"generate_until\", \"until\": [\"a\", \"b\\u0000c\"]}" &&
     bad "max_gen_toks" "$d" "{\"output_type\": \"generate_until\", \"max_gen_toks\": 0}" &&
     : >empty.jsonl && says 1 "empty.jsonl" tasks $b model empty.jsonl && echo "$head" >only.jsonl && says 1 "no documents" tasks $b model only.jsonl && says 1 nowhere tasks $b model nowhere.jsonl && says 1 "folder" tasks $b model .'
 ok 'bytes that are no UTF-8, a file that ends early, a packed one, a CR, a blank line, a byte order mark' '
