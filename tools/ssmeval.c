@@ -19,7 +19,6 @@
 #include "common/eval/prompts.h"
 #include "common/eval/synth.h"
 #include "common/eval/tasks.h"
-#include "common/io/rundir.h"
 #include "common/model/score.h"
 #include "common/model/weights.h"
 #include "common/text/tokenizer.h"
@@ -90,25 +89,10 @@ static struct opt synth_options[] = {
     OPT_END,
 };
 
-/* Collective. The model of a checkpoint, or of the newest one of a run directory: rank 0 says which, since a run that goes on
- * may make, and remove, some while the ranks look. */
+/* Collective. */
 static struct net *load_model(const char *path)
 {
-    struct comm *comm = comm_world();
-    char dir[4096] = "";
-    struct ckpt *c = NULL;
-    if (comm->rank == 0) {
-        c = rundir_try_open_ckpt(path, true);
-        if (!c)
-            die("%s", err_last());
-        if ((size_t)snprintf(dir, sizeof dir, "%s", ckpt_dir(c)) >= sizeof dir)
-            die("'%.64s...': the path is too long", path);
-    }
-    comm_bcast(comm, dir, sizeof dir, 0);
-    if (!c)
-        c = ckpt_try_open(dir);
-    if (!c)
-        die("%s", err_last());
+    struct ckpt *c = weights_open(comm_world(), path, true);
     struct config config;
     if (config_try_from_attrs(&config, ckpt_config(c)) < 0)
         die("'%s': %s", ckpt_dir(c), err_last());

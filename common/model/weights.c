@@ -3,8 +3,30 @@
  */
 #include "weights.h"
 
+#include <stdio.h>
+
 #include "common/base/err.h"
 #include "common/base/mem.h"
+#include "common/io/rundir.h"
+
+struct ckpt *weights_open(struct comm *comm, const char *path, bool deep)
+{
+    char dir[4096] = "";
+    struct ckpt *c = NULL;
+    if (comm->rank == 0) {
+        c = rundir_try_open_ckpt(path, deep);
+        if (!c)
+            die("%s", err_last());
+        if ((size_t)snprintf(dir, sizeof dir, "%s", ckpt_dir(c)) >= sizeof dir)
+            die("'%.64s...': the path is too long", path);
+    }
+    comm_bcast(comm, dir, sizeof dir, 0);
+    if (!c)
+        c = ckpt_try_open(dir);
+    if (!c)
+        die("%s", err_last());
+    return c;
+}
 
 struct ckpt_tensor *weights_list(const struct net *n, const char *group)
 {

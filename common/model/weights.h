@@ -4,8 +4,15 @@
 #ifndef SSM_WEIGHTS_H
 #define SSM_WEIGHTS_H
 
+#include <stdbool.h>
+
+#include "common/dist/comm.h"
 #include "common/io/ckpt.h"
 #include "net.h"
+
+/* Collective. A checkpoint, or the newest one of a run directory, the same on all ranks: rank 0 says which (and checks all
+ * of it, with `deep`), since a run that goes on may make, and remove, some while the ranks look. Dies with the reason. */
+struct ckpt *weights_open(struct comm *comm, const char *path, bool deep);
 
 /* The tensors of one group ("model", "optim/m", "optim/v") as checkpoints name them, in the order of the parameter
  * table; n->ps.n of them. Free it. */

@@ -3,7 +3,6 @@
  */
 #include "resume.h"
 
-#include <stdio.h>
 #include <stdlib.h>
 
 #include "common/base/err.h"
@@ -11,6 +10,7 @@
 #include "common/base/meter.h"
 #include "common/io/rundir.h"
 #include "common/model/net.h"
+#include "common/model/weights.h"
 
 /* Collective. True when the checkpoint, which is NULL where a rank cannot open it, is whole: each rank checks
  * its share of the files. Else rank 0 says why not, as a warning. */
@@ -63,20 +63,7 @@ struct ckpt *resume_open_base(struct comm *comm, const char *run, const char *in
     if (own > 0 ? preset : !init_from)
         return NULL;
     const char *path = own > 0 ? run : init_from;
-    char dir[4096] = "";
-    struct ckpt *c = NULL;
-    if (comm->rank == 0) { /* says which: another run that lives may publish one meanwhile */
-        c = rundir_try_open_ckpt(path, false);
-        if (!c)
-            die("%s", err_last());
-        if ((size_t)snprintf(dir, sizeof dir, "%s", ckpt_dir(c)) >= sizeof dir)
-            die("'%.64s...': the path is too long", path);
-    }
-    comm_bcast(comm, dir, sizeof dir, 0);
-    if (!c)
-        c = ckpt_try_open(dir);
-    if (!c)
-        die("%s", err_last());
+    struct ckpt *c = weights_open(comm, path, false);
     if (own == 0 && check && !is_whole(comm, c, path))
         die("'%s' cannot be begun with", path);
     return c;
