@@ -3,6 +3,7 @@
  */
 #include "resume.h"
 
+#include <stdio.h>
 #include <stdlib.h>
 
 #include "common/base/err.h"
