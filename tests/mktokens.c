@@ -162,8 +162,11 @@ static void profile(const char *spec, const struct tokenizer *t, int64_t times, 
         all += best[k] = best[k] < 0 ? 0 : best[k];
     printf("# stage\tns a byte\tMB/s\tshare %%\n");
     for (int k = 0; k < STAGES; k++)
-        printf("%s\t%.2f\t%.0f\t%.0f\n", stages[k], 1e9 * best[k] / (double)text.len, 1e-6 * (double)text.len / best[k],
-               100 * best[k] / all);
+        if (best[k] > 0)
+            printf("%s\t%.2f\t%.0f\t%.0f\n", stages[k], 1e9 * best[k] / (double)text.len,
+                   1e-6 * (double)text.len / best[k], 100 * best[k] / all);
+        else
+            printf("%s\t0\t-\t0\n", stages[k]); /* below the noise */
     printf("all\t%.2f\t%.0f\t100\n", 1e9 * all / (double)text.len, 1e-6 * (double)text.len / all);
     split_free(split);
     json_free(j);
