@@ -52,6 +52,10 @@ file_kills() {
     "$@" 2>/dev/null && $check
 }
 same_text() { "$SSM_BIN/tokshard" check -q "$1" && "$SSM_BIN/tokshard" cat "$1" | cmp - "$2"; }
+is_threaded() { same_text threaded whole.txt; }
+thread_kills() {
+    file_kills threaded/index.h5 0.7 is_threaded "$SSM_BIN/tokshard" encode -q --split para --threads 3 --shards 7 --level 9 -o threaded text.txt
+}
 is_joined() { same_text joined whole.txt; }
 is_merged() { same_text merged twice.txt; }
 is_imported() { same_text imported whole.txt; }
@@ -156,6 +160,7 @@ ssmeval_kills() {
     find model whole -type f | sort | xargs cksum | cmp - before && "$SSM_BIN/ssmeval" ppl -q --limit 5000 model whole
 }
 ok "tokshard, $kills kills" tokshard_kills
+ok "tokshard encode with threads, $kills kills" thread_kills
 ok "tokshard index, merge, import, export, $kills kills each" other_kills
 ok "ssmtrain, $kills kills: the run ends with the bits of one that was left alone" ssmtrain_kills
 ok "ssmtrain, told to stop $kills times" ssmtrain_stops
@@ -163,5 +168,5 @@ ok 'ssmtrain, one rank killed: the job ends, and goes on' one_rank_kills
 ok "ckmerge, $kills kills" ckmerge_kills
 ok "ssmeval, $kills kills: it changes nothing" ssmeval_kills
 ok 'no temporaries are left beside what is whole' '
-    left=$(find out joined merged imported killed.* run through ranks cut -name "*.tmp.*" 2>/dev/null); [ -z "$left" ] || { echo "$left"; false; }'
+    left=$(find out threaded joined merged imported killed.* run through ranks cut -name "*.tmp.*" 2>/dev/null); [ -z "$left" ] || { echo "$left"; false; }'
 done_testing
