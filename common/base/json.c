@@ -386,7 +386,6 @@ void json_put(struct json *map, const char *key, struct json *v) { put(map, key,
 void json_add_int(struct json *list, int64_t v) { add(list, made(json_integer(v), "an element")); }
 void json_add_real(struct json *list, double v) { add(list, made(json_real(v), "an element")); }
 void json_add_str(struct json *list, const char *v) { add(list, made(json_string(v), "an element")); }
-void json_add_bool(struct json *list, bool v) { add(list, json_boolean(v)); }
 void json_add_text(struct json *list, const char *v, size_t n)
 {
     add(list, made(json_stringn(v, n), "an element"));

@@ -90,7 +90,6 @@ void json_put(struct json *map, const char *key, struct json *v); /* takes v ove
 void json_add_int(struct json *list, int64_t v);
 void json_add_real(struct json *list, double v);
 void json_add_str(struct json *list, const char *v);
-void json_add_bool(struct json *list, bool v);
 void json_add_text(struct json *list, const char *v, size_t n);
 /* A value of another root, copied with all that is in it. */
 struct json *json_clone(const struct json *j);

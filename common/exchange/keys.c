@@ -212,14 +212,6 @@ void keys_only_str(struct keys *k, const char *key, const char *v)
         keys_fail(k, "'%s' is \"%.60s\", which is not supported (\"%s\" is)", key, have, v);
 }
 
-void keys_only_int(struct keys *k, const char *key, int64_t v)
-{
-    int64_t have = v;
-    keys_int(k, key, INT64_MIN, INT64_MAX, &have);
-    if (!k->failed && have != v)
-        keys_fail(k, "'%s' is %lld, which is not supported (%lld is)", key, (long long)have, (long long)v);
-}
-
 /* The next word of a list into `one`; false at its end. */
 static bool next_word(const char **list, char one[80])
 {

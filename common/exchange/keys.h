@@ -55,7 +55,6 @@ const struct json *keys_value(struct keys *k, const char *key);
 /* What is supported with one value only: another one is refused. Writing puts it. */
 void keys_only_flag(struct keys *k, const char *key, bool v);
 void keys_only_str(struct keys *k, const char *key, const char *v);
-void keys_only_int(struct keys *k, const char *key, int64_t v);
 /* Other spellings of a number that is known already, which must agree with it. `list`: keys with blanks
  * between. */
 void keys_same_int(struct keys *k, const char *list, int64_t v);

@@ -345,8 +345,6 @@ int archive_try_read_f32(const struct archive *a, const struct foreign_tensor *t
 
 /* ---- values ---- */
 
-int64_t archive_values(const struct archive *a) { return (int64_t)a->list.nv; }
-const struct foreign_value *archive_value(const struct archive *a, int64_t i) { return &a->list.v[i]; }
 const struct foreign_value *archive_find_value(const struct archive *a, const char *name)
 {
     return foreign_find_value(&a->list, name);

@@ -55,8 +55,6 @@ int archive_try_read_bytes(const struct archive *a, const struct foreign_tensor 
                          int64_t n, void *out)
     __attribute__((warn_unused_result));
 
-int64_t archive_values(const struct archive *a);
-const struct foreign_value *archive_value(const struct archive *a, int64_t i);           /* sorted by name */
 const struct foreign_value *archive_find_value(const struct archive *a, const char *name); /* or NULL */
 /* As the getters of common/base/json.h: 1 there; 0 absent or None, *v keeps what it had; -1 of another
  * kind or out of range, with err_last(), which names value and file. An int is a real too. */

@@ -76,15 +76,6 @@ const char *h5_reason(void)
     return text[0] ? text : "HDF5 gives no reason";
 }
 
-const char *h5_version(void)
-{
-    static char text[32];
-    unsigned a = 0, b = 0, c = 0;
-    H5get_libversion(&a, &b, &c);
-    snprintf(text, sizeof text, "%u.%u.%u", a, b, c);
-    return text;
-}
-
 hid_t h5_must(const struct h5 *f, const char *object, hid_t id)
 {
     if (id < 0)
@@ -198,8 +189,6 @@ void h5_close(struct h5 *f)
     H5Eclear2(H5E_DEFAULT);
     release(f);
 }
-
-int64_t h5_bytes(const struct h5 *f) { return f->bytes; }
 
 bool h5_is_here(struct h5 *f, const char *path)
 {

@@ -36,9 +36,6 @@ struct h5_column {
 
 struct h5;
 
-/* Version of the HDF5 library that runs, "1.10.8". */
-const char *h5_version(void);
-
 /* ---- writing: these die, naming file and reason ---- */
 
 /* The library was built to lock itself against other threads. */
@@ -87,7 +84,6 @@ void h5_put_virtual(struct h5 *f, const char *path, enum h5_type type, int ndim,
 
 struct h5 *h5_try_open(const char *path) __attribute__((warn_unused_result));
 void h5_close(struct h5 *f);                /* NULL is fine */
-int64_t h5_bytes(const struct h5 *f);       /* size of the file */
 /* True when the object is there. */
 bool h5_has(struct h5 *f, const char *object);
 /* Adds all attributes of an object to *as. Those of a type that we never write are an error. */

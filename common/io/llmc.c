@@ -122,9 +122,3 @@ void llmc_commit(struct llmc_writer *w)
     id_writer_commit(w->w);
     free(w);
 }
-
-void llmc_abort(struct llmc_writer *w)
-{
-    id_writer_abort(w->w);
-    free(w);
-}

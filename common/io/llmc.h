@@ -29,6 +29,5 @@ struct llmc_writer;
 struct llmc_writer *llmc_create(const char *path, enum id_type type, bool force);
 void llmc_add(struct llmc_writer *w, const uint32_t *ids, int64_t n); /* 2^31 - 1 at most in all */
 void llmc_commit(struct llmc_writer *w);
-void llmc_abort(struct llmc_writer *w);
 
 #endif

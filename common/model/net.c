@@ -31,7 +31,6 @@ struct net_state {
     struct net *n;
     int64_t B, room, pos;
     float *data;
-    int64_t floats;
     int tensors;
     struct {
         int layer;
@@ -249,6 +248,7 @@ struct net_state *net_state_create(struct net *n, int64_t B, int64_t room)
 {
     struct net_state *s = xcalloc(1, sizeof *s);
     struct carry carry[MAX_CARRIES];
+    int64_t floats = 0;
     *s = (struct net_state){ .n = n, .B = B, .room = room };
     s->t = xcalloc((size_t)n->c.layers * MAX_CARRIES, sizeof *s->t);
     s->by_layer = xcalloc((size_t)n->c.layers, sizeof *s->by_layer);
@@ -258,10 +258,10 @@ struct net_state *net_state_create(struct net *n, int64_t B, int64_t room)
             s->t[s->tensors].layer = l;
             s->t[s->tensors].name = carry[i].name;
             s->t[s->tensors++].count = carry[i].count;
-            s->floats += B * carry[i].count;
+            floats += B * carry[i].count;
         }
     }
-    s->data = must_alloc(n->be, s->floats, "state");
+    s->data = must_alloc(n->be, floats, "state");
     float *at = s->data;
     for (int i = 0, k = 0; i < s->tensors; i++) {
         k = i && s->t[i].layer == s->t[i - 1].layer ? k + 1 : 0;
@@ -279,12 +279,6 @@ void net_state_free(struct net_state *s)
     free(s->t);
     free(s->by_layer);
     free(s);
-}
-
-float *net_state_data(struct net_state *s, int64_t *floats)
-{
-    *floats = s->floats;
-    return s->data;
 }
 
 void net_state_clear(struct net_state *s, int64_t b)

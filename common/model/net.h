@@ -38,8 +38,6 @@ struct net_state;
 /* Zero state of B sequences. room: tokens of context for attention; 0: attention carries nothing. */
 struct net_state *net_state_create(struct net *n, int64_t B, int64_t room);
 void net_state_free(struct net_state *s);
-/* The whole state as one slab of floats (B copies of net_state_row floats each, tensor by tensor), and its size. */
-float *net_state_data(struct net_state *s, int64_t *floats);
 /* Zeroes one sequence: it begins anew. */
 void net_state_clear(struct net_state *s, int64_t b);
 /* Sequence b of one state becomes sequence a of another, of the same net and room. */
