@@ -5,9 +5,11 @@
  * and how, tests/golden the models that prove it.
  */
 #include <math.h>
+#include <stdint.h>
 #include <stdio.h>
 #include <string.h>
 
+#include "common/base/half.h"
 #include "common/base/mem.h"
 #include "family.h"
 #include "kernels/backend.h"
@@ -511,10 +513,9 @@ const struct family family_bamba = { .name = "bamba",
 static double bf16(double x)
 {
     float f = (float)x;
-    uint32_t bits;
-    memcpy(&bits, &f, sizeof bits);
-    bits = (bits + 0x7fff + (bits >> 16 & 1)) & 0xffff0000u;
-    memcpy(&f, &bits, sizeof f);
+    uint16_t code;
+    (void)half_to_bf16(&f, 1, &code);
+    half_from_bf16(&code, 1, &f);
     return (double)f;
 }
 
