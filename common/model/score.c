@@ -50,7 +50,7 @@ void score_check_set(const struct config *c, const struct shards *s, int64_t seq
     const struct shard_info *info = shards_info(s);
     const char *dir = shards_dir(s);
     char hash[17];
-    snprintf(hash, sizeof hash, "%016llx", (unsigned long long)info->tokenizer_hash);
+    set_format_hash(info->tokenizer_hash, hash);
     if (info->n_tokens < 1)
         die("'%s' has no tokens", dir);
     if (c->tokenizer_hash && *c->tokenizer_hash && strcmp(hash, c->tokenizer_hash) != 0)

@@ -302,7 +302,7 @@ static void fingerprint(struct sink *s, enum convert_format format, char **names
     int64_t h = (int64_t)(hash_bytes(b.data, b.len) >> 1), most = comm_max_i64(c, h), least = -comm_max_i64(c, -h);
     if (most != least)
         die("the inputs are not the same on all ranks");
-    snprintf(s->info.source, sizeof s->info.source, "%016llx", (unsigned long long)h);
+    set_format_hash((uint64_t)h, s->info.source);
     buf_free(&b);
 }
 

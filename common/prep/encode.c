@@ -167,7 +167,7 @@ static void fingerprint(struct job *j)
                  j->files[i].path);
         buf_add(&b, "", 1);
     }
-    snprintf(j->info.source, sizeof j->info.source, "%016llx", (unsigned long long)hash_bytes(b.data, b.len));
+    set_format_hash(hash_bytes(b.data, b.len), j->info.source);
     buf_free(&b);
 }
 

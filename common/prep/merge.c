@@ -62,7 +62,7 @@ static int64_t look(const char *output, char **sets, int n, struct shard_info *s
         die("the sets have %lld files together, more than %d", (long long)parts, PARTS_MOST);
     if (docs == 0)
         die("no documents in '%s'%s", sets[0], n > 1 ? " and the other sets" : "");
-    snprintf(sum->source, sizeof sum->source, "%016llx", (unsigned long long)hash_bytes(text.data, text.len));
+    set_format_hash(hash_bytes(text.data, text.len), sum->source);
     buf_free(&text);
     return parts;
 }

@@ -70,12 +70,12 @@ void data_adopt_tokenizer(struct config *c, const struct shard_info *info)
             (long long)c->vocab);
     if (info->vocab > 0) {
         char hash[17];
-        snprintf(hash, sizeof hash, "%016llx", (unsigned long long)info->tokenizer_hash);
+        set_format_hash(info->tokenizer_hash, hash);
         if (c->tokenizer_hash && *c->tokenizer_hash && strcmp(hash, c->tokenizer_hash) != 0)
             die("the data were made by tokenizer '%s' (%s), the model knows '%s' (%s)", info->tokenizer, hash,
                 c->tokenizer, c->tokenizer_hash);
         c->tokenizer = xstrdup(info->tokenizer);
-        c->tokenizer_hash = xasprintf("%016llx", (unsigned long long)info->tokenizer_hash);
+        c->tokenizer_hash = xstrdup(hash);
         c->eod = info->eod;
     }
 }
