@@ -207,8 +207,8 @@ SECONDS_EACH ?= 60
 FUZZ_CC ?= clang
 FUZZ := $(patsubst tests/fuzz/%.c,%,$(wildcard tests/fuzz/*.c))
 # What the targets reach: a target that reaches further adds it here.
-FUZZ_SRC := $(addprefix common/base/,err.c file.c mem.c out.c json.c half.c attrs.c opt.c rng.c meter.c) \
-        $(addprefix common/text/,docs.c view.c stream.c ungzip.c unzstd.c jsonl.c utf8.c) common/base/hash.c \
+FUZZ_SRC := $(addprefix common/base/,err.c file.c utf8.c mem.c out.c json.c half.c attrs.c opt.c rng.c meter.c) \
+        $(addprefix common/text/,docs.c view.c stream.c ungzip.c unzstd.c jsonl.c) common/base/hash.c \
         $(addprefix common/io/,foreign.c safetensors.c torchzip.c pickle.c pickle_names.c pickle_walk.c archive.c) \
         $(addprefix common/io/,idfile.c megatron.c set.c shard.c shard_read.c shard_verify.c) $(addprefix common/io/,h5.c h5_attrs.c h5_chunks.c h5_data.c h5_table.c) \
         $(addprefix common/model/,config.c param.c layer.c mamba2.c mamba1.c griffin.c attention.c mlp.c) \

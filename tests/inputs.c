@@ -18,7 +18,7 @@
 #include "common/text/ids.h"
 #include "common/text/jsonl.h"
 #include "common/text/stream.h"
-#include "common/text/utf8.h"
+#include "common/base/utf8.h"
 #include "pack.h"
 
 static uint64_t draws;

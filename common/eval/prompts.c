@@ -6,7 +6,7 @@
 #include "common/base/err.h"
 #include "common/base/hash.h"
 #include "common/base/json.h"
-#include "common/text/utf8.h"
+#include "common/base/utf8.h"
 #include "lines.h"
 #include "loglik.h"
 

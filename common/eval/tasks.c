@@ -12,7 +12,8 @@
 #include "common/base/meter.h"
 #include "common/base/out.h"
 #include "common/base/version.h"
-#include "common/text/utf8.h"
+#include "common/io/set.h"
+#include "common/base/utf8.h"
 #include "generate.h"
 #include "loglik.h"
 #include "task.h"
@@ -287,7 +288,7 @@ static void describe(const struct work *w, struct json *root, const struct net *
         const struct task *t = w->run[i].t;
         struct json *count = json_make_map();
         char hash[17];
-        snprintf(hash, sizeof hash, "%016llx", (unsigned long long)t->hash);
+        set_format_hash(t->hash, hash);
         json_put(subtasks, t->name, json_make_list());
         json_put(configs, t->name, configuration(t));
         put_version(versions, t);

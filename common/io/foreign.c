@@ -10,6 +10,7 @@
 #include "common/base/file.h"
 #include "common/base/half.h"
 #include "common/base/mem.h"
+#include "common/base/utf8.h"
 
 static const struct {
     const char *name;
@@ -169,27 +170,6 @@ void foreign_free(struct foreign_list *l)
     *l = (struct foreign_list){ 0 };
 }
 
-static bool is_utf8(const char *text, size_t n)
-{
-    static const uint32_t least[] = { 0, 0x80, 0x800, 0x10000 };
-    const unsigned char *s = (const unsigned char *)text;
-    for (size_t i = 0; i < n;) {
-        uint32_t c = s[i++];
-        size_t more = c < 0x80 ? 0 : c >= 0xc0 && c < 0xe0 ? 1 : c >= 0xe0 && c < 0xf0 ? 2 : c >= 0xf0 && c < 0xf8 ? 3 : 4;
-        if (more > 3 || more > n - i)
-            return false;
-        c &= more ? 0x3fu >> more : 0x7f;
-        for (size_t k = 0; k < more; k++, i++) {
-            if ((s[i] & 0xc0) != 0x80)
-                return false;
-            c = c << 6 | (s[i] & 0x3f);
-        }
-        if (c < least[more] || c > 0x10ffff || (c >= 0xd800 && c < 0xe000))
-            return false;
-    }
-    return true;
-}
-
 int foreign_try_name(const char *name, size_t n)
 {
     if (n == 0 || n > FOREIGN_MAX_NAME)
@@ -197,7 +177,7 @@ int foreign_try_name(const char *name, size_t n)
     for (size_t i = 0; i < n; i++)
         if ((unsigned char)name[i] < ' ' || name[i] == 127)
             return err_set("a name with the control byte %d", (unsigned char)name[i]);
-    if (!is_utf8(name, n))
+    if (utf8_valid(name, n) < n)
         return err_set("a name that is not UTF-8");
     return 0;
 }

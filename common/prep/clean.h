@@ -11,7 +11,7 @@
 #include <stdint.h>
 
 #include "common/text/docs.h"
-#include "common/text/utf8.h"
+#include "common/base/utf8.h"
 
 struct hash;
 struct clean {

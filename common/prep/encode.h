@@ -24,7 +24,7 @@
 #include <stdint.h>
 
 #include "common/text/docs.h"
-#include "common/text/utf8.h"
+#include "common/base/utf8.h"
 #include "pack.h"
 
 enum encode_take { ENCODE_ALL, ENCODE_TRAIN, ENCODE_VALID };

@@ -36,7 +36,7 @@
 #include <stddef.h>
 #include <stdint.h>
 
-#include "utf8.h"
+#include "common/base/utf8.h"
 
 /* auto: by the name, .jsonl and .ndjson are JSONL, .gz or .zst may follow; else text */
 enum docs_format { DOCS_AUTO, DOCS_TEXT, DOCS_JSONL };

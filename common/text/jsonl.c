@@ -8,7 +8,7 @@
 
 #include "common/base/err.h"
 #include "common/base/json.h"
-#include "utf8.h"
+#include "common/base/utf8.h"
 
 /* An empty array takes two bytes of a line and some hundred of memory: one line is not to take it all. */
 enum { MAX_VALUES = 4000000 };

@@ -9,7 +9,7 @@
 
 #include "common/base/mem.h"
 #include "common/text/docs.h"
-#include "common/text/utf8.h"
+#include "common/base/utf8.h"
 #include "pack.h"
 
 static void read_all(const struct docs_file *f, const struct docs_options *o, int parts, struct buf *out)

@@ -13,7 +13,7 @@
 #include <stddef.h>
 #include <stdint.h>
 
-#include "common/base/mem.h"
+#include "mem.h"
 
 enum utf8_policy { UTF8_AUTO, UTF8_REJECT, UTF8_REPLACE, UTF8_KEEP }; /* auto: as the tokenizer needs */
 

@@ -5,7 +5,7 @@
 
 #include <string.h>
 
-#include "common/base/err.h"
+#include "err.h"
 
 static const uint64_t high_bits = UINT64_C(0x8080808080808080);
 
