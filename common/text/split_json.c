@@ -27,9 +27,14 @@ static int try_keys(const struct json *j, const char *type, const char *const *k
 }
 #define KEYS(...) ((const char *const[]){ __VA_ARGS__ NULL })
 
-static int deeper(int depth)
+/* The type of a normalizer or pre_tokenizer, which is what. */
+static int try_type(const struct json *j, const char *what, int depth, const char **type)
 {
-    return depth > 8 ? err_set("a Sequence in a Sequence in a Sequence, too deep") : 0;
+    if (depth > 8)
+        return err_set("a Sequence in a Sequence in a Sequence, too deep");
+    if (json_kind(j) != JSON_MAP)
+        return err_set("%s is not an object", what);
+    return json_try_str(j, "type", type) == 1 ? 0 : err_set("%s: %s", what, err_last());
 }
 
 /* ---- normalizer ---- */
@@ -40,12 +45,8 @@ static int try_normalizer(struct split *s, const struct json *j, int depth)
     const struct json *list;
     if (nothing(j))
         return 0;
-    if (deeper(depth))
+    if (try_type(j, "normalizer", depth, &type) < 0)
         return -1;
-    if (json_kind(j) != JSON_MAP)
-        return err_set("normalizer is not an object");
-    if (json_try_str(j, "type", &type) != 1)
-        return err_set("normalizer: %s", err_last());
     if (strcmp(type, "NFC") == 0) {
         s->nfc = true;
         return try_keys(j, type, KEYS());
@@ -192,12 +193,8 @@ static int try_pre_tokenizer(struct split *s, const struct json *j, int depth)
     const struct json *list;
     if (nothing(j))
         return 0;
-    if (deeper(depth))
+    if (try_type(j, "pre_tokenizer", depth, &type) < 0)
         return -1;
-    if (json_kind(j) != JSON_MAP)
-        return err_set("pre_tokenizer is not an object");
-    if (json_try_str(j, "type", &type) != 1)
-        return err_set("pre_tokenizer: %s", err_last());
     if (strcmp(type, "Sequence") == 0) {
         if (json_try_list(j, "pretokenizers", &list) != 1)
             return err_set("pre_tokenizer: %s", err_last());
