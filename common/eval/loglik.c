@@ -23,11 +23,10 @@ static int make(struct loglik *r, struct encoder *e, struct token_ids *ids, int6
 {
     int64_t n = (int64_t)ids->n, most = e->seq_len + 1;
     *r = (struct loglik){ .ids = ids->id, .n = n < most ? n : most, .scored = scored, .cut = n > most };
-    const char *why = scored < 1 ? "there is no token to score" : NULL;
-    if (scored > e->seq_len)
+    if (scored < 1)
+        err_set("there is no token to score");
+    else if (scored > e->seq_len)
         err_set("%lld tokens to score are more than --seq-len %lld", (long long)scored, (long long)e->seq_len);
-    else if (why)
-        err_set("%s", why);
     else {
         memmove(r->ids, r->ids + n - r->n, (size_t)r->n * sizeof *r->ids);
         return 0;
