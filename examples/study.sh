@@ -2,13 +2,14 @@
 # study.sh - NVIDIA's question in miniature: hybrid, Mamba-2 or transformer, at the same tokens?
 # SPDX-License-Identifier: MIT
 #
-# usage: study.sh [STAGE...]      stages: data train eval table plot (default: all); what is done is skipped
+# usage: study.sh [STAGE...]      stages: data train tune eval table plot (default: all); what is done is skipped
 #
-# Trains three small models on the same sequences in the same order: half of them from a text, half phone books made by
-# 'ssmeval synth'. Scores each at several context lengths: bits per byte of held-out text, and how many of the numbers that a
-# phone book holds it can say. Environment: BIN tools; CORPUS text files, SPLIT how they are cut (tokshard encode); STUDY folder
-# of everything made (./study); MODELS, STEPS, BATCH, RANKS of each training; AT_ONCE trainings side by side; LENGTHS.
-# With its numbers: 2 hours on two cores.
+# Trains three small models on the same sequences of a text in the same order; then, from these, on phone books made by 'ssmeval
+# synth', of which only the answers count. Scores each at several context lengths: bits per byte of held-out text before the
+# second training, and how many of the numbers that a phone book holds it can say after it.
+# Environment: BIN tools; CORPUS text files, SPLIT how they are cut (tokshard encode); STUDY folder of everything made (./study);
+# MODELS; STEPS, TUNE_STEPS, BATCH, RANKS of each training; AT_ONCE trainings side by side; LENGTHS; TRAIN, TUNE more options.
+# With its numbers: an hour on two cores.
 set -eu
 top=$(cd "$(dirname "$0")/.." && pwd)
 bin=${BIN:-$top/build/release/bin}
@@ -16,7 +17,8 @@ study=${STUDY:-./study}
 corpus=${CORPUS:?which text? CORPUS=FILE}
 split=${SPLIT:---split para --utf8 replace}
 models=${MODELS:-hybrid-demo mamba2-demo gpt-demo}
-steps=${STEPS:-2000}
+steps=${STEPS:-500}
+tune_steps=${TUNE_STEPS:-320}
 batch=${BATCH:-40}
 ranks=${RANKS:-2}
 at_once=${AT_ONCE:-1}
@@ -31,38 +33,62 @@ mkdir -p "$study"
 data() {
     [ ! -e "$study/valid/index.h5" ] || return 0
     say 'phone books to train on, a vocabulary, shards'
-    "$bin/ssmeval" synth phonebook --text --length 1200 --shortest 100 --shots 30 --count 60000 --seed 1 -f -o "$study/books.jsonl"
+    # for the vocabulary; lengths in bytes
+    "$bin/ssmeval" synth phonebook --as text --length 1200 --shortest 100 --shots 30 --count 20000 --seed 1 -f -o "$study/books.jsonl"
     many "$ranks" "$bin/tokshard" train -q -f --vocab 4096 --pattern cl100k $split --valid-share 0.01 -o "$study/tokenizer.json" "$study/books.jsonl" $corpus
     for take in train valid; do
         many "$ranks" "$bin/tokshard" encode -q -f --tokenizer "$study/tokenizer.json" $split --take $take --valid-share 0.01 -o "$study/$take" $corpus
     done
-    many "$ranks" "$bin/tokshard" encode -q -f --tokenizer "$study/tokenizer.json" -o "$study/books" "$study/books.jsonl"
 }
 
-train_one() {
-    code=0
-    # shellcheck disable=SC2086
-    many "$ranks" "$bin/ssmtrain" --model "$1" -o "$study/$1" --steps "$steps" --batch "$batch" --seq-len $seq_len --lr 3e-3 --save-every 500 \
-        --log-every 30 ${TRAIN:-} "$study/train@1" "$study/books@1" 2>>"$study/$1.log" || code=$?
-    [ $code -eq 0 ] || { say "$1: exit code $code, see $study/$1.log"; return $code; }
-}
-train() {
-    n=0 pids='' code=0
-    for m in $models; do
-        say "train $m: $steps steps of $batch x $seq_len tokens on $ranks ranks"
-        train_one "$m" &
-        pids="$pids $!" n=$((n + 1))
-        [ $((n % at_once)) -ne 0 ] || { for p in $pids; do wait "$p" || code=$?; done; pids=''; }
+# Books of a few names, with which looking up is learnt, and longer ones, each half of the rows. No book is seen twice.
+books() {
+    for kind in short:40:128:80000:2 long:128:$seq_len:24000:3; do
+        IFS=: read -r name shortest longest count seed <<KIND
+$kind
+KIND
+        [ ! -e "$study/$name/index.h5" ] || continue
+        "$bin/ssmeval" synth phonebook --as messages --tokenizer "$study/tokenizer.json" --shortest "$shortest" --length "$longest" --shots 30 \
+            --count "$count" --seed "$seed" -f -o "$study/$name.jsonl"
+        "$bin/tokshard" pack -q -f --template bare --tokenizer "$study/tokenizer.json" --seq-len $seq_len -o "$study/$name" "$study/$name.jsonl"
     done
-    for p in $pids; do wait "$p" || code=$?; done
-    return $code
 }
 
-# score_one MODEL: bits per byte and accuracy at each length
-score_one() {
+# train_one RUN OPTION...
+train_one() {
+    run=$1 code=0
+    shift
+    many "$ranks" "$bin/ssmtrain" -o "$study/$run" --batch "$batch" --seq-len $seq_len --lr 3e-3 --warmup 50 --save-every 250 --log-every 30 "$@" \
+        2>>"$study/$run.log" || code=$?
+    [ $code -eq 0 ] || { say "$run: exit code $code, see $study/$run.log"; return $code; }
+}
+# each WHAT: WHAT MODEL for every model, AT_ONCE of them at a time
+each() {
+    n=0 pids='' failed=0
+    for m in $models; do
+        say "$1 $m"
+        "$1" "$m" &
+        pids="$pids $!" n=$((n + 1))
+        [ $((n % at_once)) -ne 0 ] || { for p in $pids; do wait "$p" || failed=$?; done; pids=''; }
+    done
+    for p in $pids; do wait "$p" || failed=$?; done
+    return $failed
+}
+# shellcheck disable=SC2086
+train_model() { train_one "$1" --model "$1" --steps "$steps" ${TRAIN:-} "$study/train"; }
+# shellcheck disable=SC2086
+tune_model() { train_one "$1-tuned" --init-from "$study/$1" --steps "$tune_steps" ${TUNE:-} "$study/short@1" "$study/long@1"; }
+train() { each train_model; }
+tune() {
+    books
+    each tune_model
+}
+
+# score_model MODEL: bits per byte and accuracy at each length
+score_model() {
     for l in $lengths; do
         [ -s "$study/$1-$l.tsv" ] || { many "$ranks" "$bin/ssmeval" ppl -q --seq-len "$l" --batch 8 "$study/$1" "$study/valid" >"$study/$1-$l.new" && mv "$study/$1-$l.new" "$study/$1-$l.tsv"; }
-        [ -s "$study/$1-$l.books.tsv" ] || { many "$ranks" "$bin/ssmeval" tasks -q --bos --tokenizer "$study/tokenizer.json" --seq-len 4096 --batch 10 "$study/$1" "$study/phonebook-$l.jsonl" >"$study/$1-$l.new" &&
+        [ -s "$study/$1-$l.books.tsv" ] || { many "$ranks" "$bin/ssmeval" tasks -q --bos --tokenizer "$study/tokenizer.json" --seq-len 4096 --batch 10 "$study/$1-tuned" "$study/phonebook-$l.jsonl" >"$study/$1-$l.new" &&
             mv "$study/$1-$l.new" "$study/$1-$l.books.tsv"; }
     done
 }
@@ -70,13 +96,7 @@ evaluate() {
     for l in $lengths; do
         [ -s "$study/phonebook-$l.jsonl" ] || "$bin/ssmeval" synth phonebook --length "$l" --count 300 --seed 999 --tokenizer "$study/tokenizer.json" -o "$study/phonebook-$l.jsonl"
     done
-    pids=''
-    for m in $models; do
-        say "score $m"
-        score_one "$m" &
-        if [ "$at_once" -gt 1 ]; then pids="$pids $!"; else wait $!; fi
-    done
-    for p in $pids; do wait "$p"; done
+    each score_model
 }
 
 # Columns by their names, so that a tool may get more of them.
@@ -127,10 +147,10 @@ plot ${books#, }
 PLOT
 }
 
-stages=${*:-data train eval table plot}
+stages=${*:-data train tune eval table plot}
 for s in $stages; do
     case $s in
-    data | train | table | plot) "$s" ;;
+    data | train | tune | table | plot) "$s" ;;
     eval) evaluate ;;
     *) say "unknown stage '$s'"; exit 2 ;;
     esac

@@ -44,6 +44,7 @@ sub trim { my $s = shift; $s =~ s/^[ \t-\r]+//; $s =~ s/[ \t-\r]+$//; $s }
 
 my %wrap = (
     plain => sub { my ($role, $s, $c) = @_; $counts = $c; text($s); token($specials[0]) if $role eq 'assistant' },
+    bare => sub { my ($role, $s, $c) = @_; $counts = $c; text($s) },
     nemo => sub {
         my ($role, $s, $c) = @_;
         $counts = $c;

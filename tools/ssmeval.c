@@ -27,7 +27,8 @@ static struct {
     int64_t seq_len, stride, task_len, batch, limit, threads, tokens, top_k, seed, bootstrap, length, shortest, count, shots;
     double temperature, top_p, min_p, penalty;
     const char *prompt, *prompt_file, *prompts, *tokenizer, *stop, *output, *synth_tokenizer;
-    bool past_end, no_mask, text, bos, log_samples, force;
+    bool past_end, no_mask, bos, log_samples, force;
+    int synth_as;
 } o = { .seq_len = 1024, .task_len = 2048, .batch = 4, .tokens = 256, .temperature = 0.8, .top_p = 1, .penalty = 1,
         .seed = 1, .bootstrap = 100000, .length = 1024, .count = 100, .shots = 2, .synth_tokenizer = "bytes" };
 
@@ -82,7 +83,7 @@ static struct opt synth_options[] = {
     OPT_INT(0, "count", "N", &o.count, 1, 1 << 30, "documents"),
     OPT_INT(0, "seed", "N", &o.seed, 0, OPT_MAX_INT, "another seed, other documents"),
     OPT_INT(0, "shots", "N", &o.shots, 0, 1 << 20, "examples before the question (phone books)"),
-    OPT_FLAG(0, "text", &o.text, "text to train on instead of a task: {\"text\": document with its answer}"),
+    OPT_CHOICE(0, "as", &o.synth_as, "task|text|messages", "to be scored; text to train on; conversations for 'tokshard pack'"),
     OPT_STR(0, "tokenizer", "SPEC", &o.synth_tokenizer, "whose tokens are counted; as in tokshard"),
     OPT_STR('o', "output", "FILE", &o.output, "default: standard output"),
     OPT_FLAG('f', "force", &o.force, "replace a file that exists"),
@@ -291,7 +292,7 @@ static int run_synth(int n_args, char **args)
 {
     (void)n_args;
     struct synth_options how = { .length = o.length, .shortest = o.shortest, .count = o.count, .shots = o.shots,
-                                 .seed = (uint64_t)o.seed, .text = o.text };
+                                 .seed = (uint64_t)o.seed, .as = (enum synth_as)o.synth_as };
     struct opt kind = OPT_CHOICE(0, "KIND", &how.kind, SYNTH_KINDS, "");
     if (comm_world()->size > 1)
         die_usage("synth runs as one process, not as %d ranks", comm_world()->size);

@@ -258,7 +258,7 @@ static struct {
 
 static struct opt pack_opts[] = {
     OPT_STR('o', "output", "DIR", &pk.output, "folder of the set"),
-    OPT_STR(0, "template", "NAME|FILE", &pk.template, "how messages are wrapped: plain, nemo, chatml, nemotron, llama3, or a file"),
+    OPT_STR(0, "template", "NAME|FILE", &pk.template, "how messages are wrapped: plain, bare, nemo, chatml, nemotron, llama3, or a file"),
     OPT_CHOICE(0, "shape", &pk.shape, CHAT_SHAPES, "the keys of a line; auto: by the first one"),
     OPT_CHOICE(0, "loss", &pk.loss, "answers|all", "which tokens count as targets"),
     OPT_INT(0, "seq-len", "N", &pk.seq_len, 2, PACK_LONGEST, "tokens of a row at most"),

@@ -57,6 +57,7 @@ static int64_t pick(const struct dice *d, enum purpose p, int64_t n, int64_t i)
 
 struct item {
     struct buf context, answers; /* answers: one after the other, a NUL behind each */
+    struct buf shots;            /* [examples][2] size_t: from where to where in `context` their answers are */
 };
 
 static void add_name(struct buf *b, const struct dice *d, int64_t entry)
@@ -95,8 +96,16 @@ static void phonebook(struct item *it, const struct synth_options *o, const stru
     }
     buf_add(b, "\n", 1);
     for (int64_t i = 0; i < shots; i++) {
-        add_entry(b, d, pick(d, ASKED, n, i));
+        int64_t entry = pick(d, ASKED, n, i);
+        size_t from_to[2];
+        add_name(b, d, entry);
+        buf_add(b, ":", 1);
+        from_to[0] = b->len;
+        buf_add(b, " ", 1);
+        add_number(b, d, entry);
         buf_add(b, "\n", 1);
+        from_to[1] = b->len;
+        buf_add(&it->shots, from_to, sizeof from_to);
     }
     buf_add(b, "\n", shots > 0);
     add_name(b, d, asked);
@@ -275,6 +284,7 @@ static void item_free(struct item *it)
 {
     buf_free(&it->context);
     buf_free(&it->answers);
+    buf_free(&it->shots);
 }
 
 static int64_t tokens_of(struct token_stream *s, const struct buf *b)
@@ -301,12 +311,13 @@ static int64_t measure(const struct synth_options *o, const struct dice *d, stru
     struct buf answer = { 0 };
     buf_clear(&it->context);
     buf_clear(&it->answers);
+    buf_clear(&it->shots);
     kinds[o->kind].make(it, o, d, n);
     join_answers(it, &answer);
     int64_t say = 2 * tokens_of(s, &answer), given = tokens_of(s, &it->context);
     *room = say > kinds[o->kind].answer && o->kind > SYNTH_REVERSED ? say : kinds[o->kind].answer;
-    if (o->text)
-        *room = tokens_of(s, &answer) + 1; /* and the end of the document */
+    if (o->as != SYNTH_TASK)
+        *room = tokens_of(s, &answer) + (o->as == SYNTH_MESSAGES ? 2 : 1); /* the ends of line and document */
     buf_free(&answer);
     return given + *room;
 }
@@ -370,20 +381,51 @@ static void print_head(const struct synth_options *o, const struct tokenizer *t,
     free(name);
 }
 
+static void add_message(struct json *messages, const char *role, const char *text, size_t n)
+{
+    struct json *m = json_make_map();
+    json_put_str(m, "role", role);
+    json_put_text(m, "content", text, n);
+    json_add(messages, m);
+}
+
+static struct json *messages_of(const struct item *it, const struct buf *answer)
+{
+    struct json *messages = json_make_list();
+    const char *text = it->context.data;
+    size_t at = 0, (*shots)[2] = (void *)it->shots.data;
+    for (size_t i = 0; i < it->shots.len / sizeof *shots; i++) {
+        add_message(messages, "user", text + at, shots[i][0] - at);
+        add_message(messages, "assistant", text + shots[i][0], shots[i][1] - shots[i][0]);
+        at = shots[i][1];
+    }
+    add_message(messages, "user", text + at, it->context.len - at);
+    add_message(messages, "assistant", answer->data, answer->len);
+    return messages;
+}
+
 static void print_item(const struct synth_options *o, const struct item *it, FILE *out)
 {
-    struct json *j = json_make_map(), *targets = json_make_list();
+    struct json *j = json_make_map(), *targets;
     struct buf whole = { 0 };
-    if (o->text) {
-        buf_add(&whole, it->context.data, it->context.len);
-        join_answers(it, &whole);
-        json_put_text(j, "text", whole.data, whole.len);
-        json_free(targets);
-    } else {
+    switch (o->as) {
+    case SYNTH_TASK:
         json_put_text(j, "context", it->context.data, it->context.len);
+        targets = json_make_list();
         for (size_t i = 0; i < it->answers.len; i += strlen(it->answers.data + i) + 1)
             json_add_str(targets, it->answers.data + i);
         json_put(j, "target", targets);
+        break;
+    case SYNTH_TEXT:
+        buf_add(&whole, it->context.data, it->context.len);
+        join_answers(it, &whole);
+        json_put_text(j, "text", whole.data, whole.len);
+        break;
+    case SYNTH_MESSAGES:
+        join_answers(it, &whole);
+        buf_add(&whole, "\n", 1); /* where the model is to stop, which it has to learn too */
+        json_put(j, "messages", messages_of(it, &whole));
+        break;
     }
     print(j, out);
     buf_free(&whole);
@@ -400,14 +442,14 @@ void synth_write(const struct synth_options *o, const struct tokenizer *t, FILE 
         int64_t length = shortest + (int64_t)roll(&d, LENGTH, 0, o->length - shortest + 1);
         fill(o, &d, s, length, &it[i], &room);
         most = room > most ? room : most;
-        if (o->text) { /* of a task the first line has to know all */
+        if (o->as != SYNTH_TASK) { /* of a task the first line has to know all */
             print_item(o, &it[i], out);
             item_free(&it[i]);
         }
     }
-    if (!o->text)
+    if (o->as == SYNTH_TASK)
         print_head(o, t, most, out);
-    for (int64_t i = 0; i < o->count && !o->text; i++) {
+    for (int64_t i = 0; i < o->count && o->as == SYNTH_TASK; i++) {
         print_item(o, &it[i], out);
         item_free(&it[i]);
     }

@@ -27,6 +27,13 @@
     "phonebook|phonebook-reversed|needle|needle-keys|needle-values|needle-queries|variables|common-words|frequent-words"
 enum { SYNTH_PHONEBOOK, SYNTH_REVERSED, SYNTH_WORDS = 7 }; /* places in that list */
 
+enum synth_as {
+    SYNTH_TASK,     /* a task for 'ssmeval tasks' */
+    SYNTH_TEXT,     /* {"text": document with its answer}, to train on */
+    SYNTH_MESSAGES, /* {"messages": [...]} for 'tokshard pack --template bare': answers, of examples too, and the ends of their
+                       lines are the assistant's */
+};
+
 struct synth_options {
     int kind;               /* its place in SYNTH_KINDS */
     int64_t length;         /* tokens of a document and its answer at most; it is filled up to that */
@@ -34,7 +41,7 @@ struct synth_options {
     int64_t count;          /* documents */
     int64_t shots;          /* phone books: examples before the question, as far as the book has names */
     uint64_t seed;
-    bool text;              /* write {"text": document with its answer}, to train on; else a task for 'ssmeval tasks' */
+    enum synth_as as;
 };
 
 /* Writes JSONL. Dies when a document of that length holds nothing, or there are not enough names. */

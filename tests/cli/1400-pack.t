@@ -30,7 +30,7 @@ perl "$SSM_TOP/tests/chat.pl" make 300 >talks.jsonl
 echo x >x.txt
 "$T" train -q --vocab 265 --specials "$(echo "$specials" | tr ' ' ',')" -o tok.json x.txt
 common="--tokenizer tok.json --seq-len 600"
-for template in plain nemo chatml nemotron llama3; do
+for template in plain bare nemo chatml nemotron llama3; do
     for loss in answers all; do
         ok "$template, loss on $loss: ids and masks of a reference" '
             pack $common --template $template --loss $loss -o $template-$loss talks.jsonl && "$T" check -q $template-$loss &&

@@ -52,7 +52,7 @@ book_is_right() { # FILE EXAMPLES: each name once in the book, examples and the 
         END { if (!failed) finish(); exit failed }' t c
 }
 ok 'phone books: names are different, the number asked for is in the book, so are the examples' 'book_is_right phonebook 2 && book_is_right phonebook-reversed 2'
-ok '--shots' 'for n in 0 1 9; do synth --length 1500 --count 4 --shots $n phonebook >x && book_is_right x $n || exit 1; done; synth --length 150 --count 1 --shots 1000 --text phonebook >x && [ -s x ]'
+ok '--shots' 'for n in 0 1 9; do synth --length 1500 --count 4 --shots $n phonebook >x && book_is_right x $n || exit 1; done; synth --length 150 --count 1 --shots 1000 --as text phonebook >x && [ -s x ]'
 ok 'the number asked for stands anywhere in the book' '
     synth --length 1500 --count 60 --shots 0 phonebook >x && contexts x >c && awk "/^==/ { d++; n = 0; next } /: [6-9]/ { n++; at[d, \$1 \" \" \$2] = n; next } /:\$/ { print at[d, \$1 \" \" \$2] }" c | awk "\$1 < 15 { a++ } \$1 > 35 { b++ } END { exit !(a > 8 && b > 8) }"'
 count_lines() { grep -o "$1" | wc -l; }
@@ -82,10 +82,15 @@ tiny_model 'MS' >tiny.conf
 ok 'tasks takes all of them; phone books are held exactly, the others part by part' '
     for k in $kinds; do synth --length 1500 --count 2 -o $k.jsonl $k || exit 1; done &&
     "$E" tasks -q --tokenizer bytes model *-*.jsonl needle.jsonl phonebook.jsonl variables.jsonl >x && [ "$(grep -c "contains_all" x)" -eq 7 ] && [ "$(grep -c "exact_match" x)" -eq 2 ]'
-ok '--text: documents with their answers, which tokshard takes' '
-    for k in $kinds; do synth --length 1500 --count 5 --text -o $k.text.jsonl $k && [ "$(grep -c "^{\"text\":\".*\"}\$" $k.text.jsonl)" -eq 5 ] || exit 1; done &&
+ok '--as text: documents with their answers, which tokshard takes' '
+    for k in $kinds; do synth --length 1500 --count 5 --as text -o $k.text.jsonl $k && [ "$(grep -c "^{\"text\":\".*\"}\$" $k.text.jsonl)" -eq 5 ] || exit 1; done &&
     synth --length 1500 --count 5 phonebook >x && targets x >t && sed "s/.*: \([0-9]*\)\"}\$/\1/" phonebook.text.jsonl | cmp - t && tail -n 1 needle-queries.text.jsonl | grep -q "Answer: [0-9]*, [0-9]*, [0-9]*, [0-9]*\"}" &&
     "$SSM_BIN/tokshard" encode -q -o set phonebook.text.jsonl && [ "$("$SSM_BIN/tokshard" stat set | sed -n "s/^tokens	//p")" -le 7500 ]'
+ok '--as messages: the same documents as conversations, every answer the assistant'\''s, which tokshard packs' '
+    for k in $kinds; do synth --length 1500 --count 5 --as messages $k >$k.talk && [ "$(grep -c "^{\"messages\":\[{\"role\":\"user\".*\"assistant\".*}\]}\$" $k.talk)" -eq 5 ] || exit 1
+        sed "s/\"},{\"role\":\"[a-z]*\",\"content\":\"//g; s/^{\"messages\":\[{\"role\":\"user\",\"content\":/{\"text\":/; s/\\\\n\"}\]}\$/\"}/" $k.talk | cmp - $k.text.jsonl || exit 1; done &&
+    [ "$(grep -o "\"assistant\",\"content\":\" [0-9]\{10\}\\\\n\"" phonebook.talk | wc -l)" -eq 15 ] &&
+    "$SSM_BIN/tokshard" pack -q --template bare --seq-len 1600 -o talk phonebook.talk && "$SSM_BIN/tokshard" cat --mask --doc 0 talk | tr -d " \n" | grep -q "^0*1\{12\}0*1\{12\}0*1\{12\}0\$"'
 ok 'what cannot be' '
     says 1 "too few: the shortest .phonebook. has" synth --length 20 phonebook && says 2 "shortest" synth --shortest 2000 --length 1000 needle && says 2 "phone books" synth --shots 3 needle && says 2 "none of phonebook" synth haystack &&
     says 1 "exists" synth -o needle.jsonl needle && synth -f --count 1 -o needle.jsonl needle && [ "$(wc -l <needle.jsonl)" -eq 2 ] && says 1 "nowhere" synth --tokenizer nowhere.json needle && says 2 "too few" synth && says 1 "too many" synth --length 10M --count 1 phonebook'
