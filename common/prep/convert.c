@@ -119,11 +119,10 @@ static void end_doc(struct sink *s, const char *input, int64_t doc)
 
 static void show(struct sink *s, int64_t at)
 {
-    if (now_seconds() - s->bar.last_draw < 0.2)
-        return;
     char text[64];
     snprintf(text, sizeof text, "%.1f Mtok/s", 1e-6 * (double)at / (now_seconds() - s->bar.start + 1e-9));
-    progress_at(&s->bar, at, text);
+    if (at < s->total || s->bar.drawn) /* the counts that follow tell the end */
+        progress_at(&s->bar, at, text);
 }
 
 /* ---- Megatron-LM ---- */
@@ -146,7 +145,8 @@ static void take_megatron(struct sink *s, const char *prefix, int64_t *at, uint3
             if (megatron_try_read(m, &q, from, n, s->info.vocab, ids) < 0)
                 die("%s", err_last());
             add_tokens(s, ids, n);
-            show(s, *at + from);
+            if (n == BLOCK || s->k->docs % 1024 == 1023)
+                show(s, *at + from + n);
         }
         *at += q.tokens;
         fresh = q.last || s->o->sequences;

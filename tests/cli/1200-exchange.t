@@ -73,6 +73,8 @@ ok 'ours, out and back: the same set, bytes of text too' '
     test "$(value back bytes)" -eq "$(value ours bytes)" && "$T" cat --sep "|" ours >want && "$T" cat --sep "|" back | cmp - want &&
     "$T" export -q --format llmc -o llmc ours && import -o back2 llmc_000000.bin &&
     test "$(value back2 hash)" = "$(value ours hash)"'
+ok 'import --log-every: time between lines of progress' '
+    "$T" import --log-every 0 -o told out 2>err && grep -q " eta " err && "$T" import --log-every 100 -o untold out 2>err && ! grep " eta " err'
 ok 'all types that hold the vocabulary; the others are named' '
     for d in i16 i32 i64 u16; do
         "$T" export -q -f --dtype $d -o typed ours && import -f -o typed typed && test "$(value typed hash)" = "$(value ours hash)" || exit 1
