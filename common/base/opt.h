@@ -7,7 +7,8 @@
  * over the file whatever the order. An unknown name, a name twice in one place, a value that is not wholly
  * a number or lies outside the range: exit 2 with one line.
  *
- * To add an option: a row in the tool's table, its use, its line in the man page (a test compares the two).
+ * To add an option: a row in the tool's table, its use, its line in the man page (a test compares the two), a test of
+ * what it does (tests/cli/5000-options.t names it; for ssmtrain any test).
  */
 #ifndef SSM_OPT_H
 #define SSM_OPT_H
