@@ -119,7 +119,7 @@ ssmeval tasks 5000-options.t batch threads
 ssmeval generate|gen 4000-ssmeval.t prompt prompt-file tokenizer tokens temperature top-k top-p seed
 ssmeval generate|gen|one 4020-generate.t prompts min-p repetition-penalty stop past-end
 ssmeval generate 5000-options.t batch threads
-ssmeval synth 4030-synth.t length shortest count seed shots text tokenizer output force
+ssmeval synth 4030-synth.t length shortest count seed shots as tokenizer output force
 ROWS
 ok 'each option of --help is in the table once, and no other' '
     for t in tokshard ckmerge ssmeval; do
