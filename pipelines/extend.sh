@@ -3,12 +3,13 @@
 # SPDX-License-Identifier: MIT
 #
 # usage: extend.sh FILE.conf [STAGE...]     stages: train merge eval report (default: all)
+#        extend.sh FILE.conf --list        stages for a batch system: name, tasks, ranks, 'done' or 'todo'
 #
 # Trains on with longer sequences, as NVIDIA's 8B models were taken from 4K to 16K, 32K and 128K tokens. States and
 # convolutions know no positions; attention with rotary embedding sees positions that it has not seen before, so give a
 # transformer a larger 'rope_theta' by a model file of its own (--model among 'train').
 # Stages that are done are skipped. Exit codes are those of the tools: 75 means the training was told to stop and saved; run
-# the same command again.
+# the same command again. 'eval' is eval:I/N for each of its N lengths, which may run one by one, and the table of them.
 #
 # Keys of the .conf (options are passed on as words):
 #   work       folder of everything that is made
@@ -29,11 +30,10 @@ here=$(cd "$(dirname "$0")" && pwd)
 [ $# -ge 1 ] || usage_error "usage: extend.sh FILE.conf [STAGE...]"
 conf=$1
 shift
-stages=${*:-train merge eval report}
 conf_ranks=1 conf_train='' conf_eval='' conf_lengths=''
 conf_read "$conf" work init data valid seq_len lengths ranks train eval
 need work init data valid seq_len
-case $conf_seq_len in '' | *[!0-9]*) usage_error "$conf: '$conf_seq_len' of 'seq_len' is not a number" ;; esac
+number seq_len ranks
 lengths=${conf_lengths:-$((conf_seq_len / 4)) $((conf_seq_len / 2)) $conf_seq_len $((conf_seq_len * 2))}
 find_tools
 work=$conf_work
@@ -41,21 +41,8 @@ mkdir -p "$work"
 
 # The options of the .conf are words: they are meant to be split.
 # shellcheck disable=SC2086
-train() {
-    if [ -e "$work/run.done" ]; then
-        say "train: done already"
-        return 0
-    fi
-    say "train: from $conf_init, sequences of $conf_seq_len tokens"
-    code=0
-    ranks "$conf_ranks" "$bin/ssmtrain" --init-from "$conf_init" -o "$work/run" --seq-len "$conf_seq_len" $conf_train $conf_data || code=$?
-    [ $code -eq 0 ] || exit $code
-    : >"$work/run.done"
-}
-
-merge() {
-    stage merge "$work/model/index.h5" "$bin/ckmerge" merge "$work/run" --drop-optimizer -o "$work/model"
-}
+stage_train() { train_run "$work/run" "$conf_ranks" --init-from "$conf_init" --seq-len "$conf_seq_len" $conf_train $conf_data; }
+stage_merge() { merge_run; }
 
 # score MODEL LENGTH FILE
 # shellcheck disable=SC2086
@@ -69,22 +56,32 @@ table() {
     done
     mv "$1.tmp" "$1"
 }
-evaluate() {
-    for length in $lengths; do
+length_files() { for length in $lengths; do echo "$work/before-$length.tsv" "$work/after-$length.tsv"; done; }
+nth() { shift "$1"; echo "$1"; }
+# shellcheck disable=SC2086
+stage_eval() {
+    n=$(set -- $lengths && echo $#)
+    if [ -n "$1" ]; then
+        share "$1" "$n"
+        length=$(nth "${1%/*}" $lengths)
         stage "eval ($length tokens, before)" "$work/before-$length.tsv" score "$conf_init" "$length" "$work/before-$length.tsv"
         stage "eval ($length tokens, after)" "$work/after-$length.tsv" score "$work/model" "$length" "$work/after-$length.tsv"
-    done
-    stage "eval (table)" "$work/lengths.tsv" table "$work/lengths.tsv"
+    else
+        each_share "$n" stage_eval
+        stage "eval (table)" "$work/lengths.tsv" table "$work/lengths.tsv"
+    fi
 }
 
-report() {
+stage_report() {
+    stage "eval (table)" "$work/lengths.tsv" table "$work/lengths.tsv"
     stage report "$work/report.html" "$here/report.sh" -o "$work/report.html" -t "extended: ${conf_init##*/}" "$work/run" "$work/lengths.tsv"
 }
 
-for s in $stages; do
-    case $s in
-    train | merge | report) "$s" ;;
-    eval) evaluate ;;
-    *) usage_error "unknown stage '$s' (train merge eval report)" ;;
-    esac
-done
+# shellcheck disable=SC2086,SC2046
+list() {
+    row train 1 "$conf_ranks" "$work/run.done"
+    row merge 1 1 "$work/model/index.h5"
+    row eval "$(set -- $lengths && echo $#)" "$conf_ranks" $(length_files)
+    row report 1 1 "$work/report.html"
+}
+stages "train merge eval report" "train merge eval report" "$@"

@@ -3,9 +3,11 @@
 # SPDX-License-Identifier: MIT
 #
 # usage: pretrain.sh FILE.conf [STAGE...]     stages: data train merge eval report (default: all)
+#        pretrain.sh FILE.conf --list        stages for a batch system: name, tasks, ranks, 'done' or 'todo'
 #
 # Stages that are done are skipped, so the same command goes on after an interruption. Exit codes are those of the
-# tools: 75 means the training was told to stop and saved; run the same command again.
+# tools: 75 means the training was told to stop and saved; run the same command again. 'data' is learn, share:I/N for every I up to
+# 'parts' and index; 'eval' is eval:I/N for every one of its N tables. These may run one by one, each on a machine of its own.
 #
 # Keys of the .conf (options are passed on as words):
 #   work       folder of everything that is made
@@ -15,10 +17,13 @@
 #              that are not held out, and writes WORK/tokenizer.json
 #   learn      more options of 'tokshard train', e.g. --pattern cl100k; those that say what a document is come from encode
 #   valid      share of the documents held out, e.g. 0.01
+#   parts      tokenise in so many shares (default 1), which may be jobs of an array
 #   ranks      MPI ranks of tokshard, ssmtrain, ssmeval (default 1)
 #   model      preset or file
 #   train      options of ssmtrain
 #   eval       options of 'ssmeval ppl'
+#   tasks      files of tasks for 'ssmeval tasks'
+#   task       options of 'ssmeval tasks'
 #   prompt     what the sample begins with; none: no sample
 #   generate   options of 'ssmeval generate'
 # shellcheck disable=SC2154
@@ -30,10 +35,11 @@ here=$(cd "$(dirname "$0")" && pwd)
 [ $# -ge 1 ] || usage_error "usage: pretrain.sh FILE.conf [STAGE...]"
 conf=$1
 shift
-stages=${*:-data train merge eval report}
-conf_ranks=1 conf_valid=0.01 conf_encode='' conf_train='' conf_eval='' conf_prompt='' conf_generate='' conf_tokenizer='' conf_learn=''
-conf_read "$conf" work input tokenizer learn encode valid ranks model train eval prompt generate
+conf_parts=1 conf_ranks=1 conf_valid=0.01 conf_encode='' conf_train='' conf_eval='' conf_tasks='' conf_task='' conf_prompt='' conf_generate=''
+conf_tokenizer='' conf_learn=''
+conf_read "$conf" work input tokenizer learn encode valid parts ranks model train eval tasks task prompt generate
 need work input model
+number parts ranks
 find_tools
 work=$conf_work
 mkdir -p "$work"
@@ -58,8 +64,9 @@ train:*) spec=$work/tokenizer.json ;;
 *) [ -z "$conf_learn" ] || usage_error "$conf: 'learn' needs 'tokenizer = train:N'" ;;
 esac
 
+# The options of the .conf are words: they are meant to be split, and patterns to be expanded.
 # shellcheck disable=SC2086,SC2046
-learn() {
+stage_learn() {
     case $conf_tokenizer in
     train:*)
         stage "data (tokenizer)" "$work/tokenizer.json" \
@@ -69,56 +76,61 @@ learn() {
     esac
 }
 
-# The options of the .conf are words: they are meant to be split, and patterns to be expanded.
-# shellcheck disable=SC2154,SC2086
-data() {
-    learn
-    for take in train valid; do
-        stage "data ($take)" "$work/$take/index.h5" \
-            ranks "$conf_ranks" "$bin/tokshard" encode ${spec:+"--tokenizer=$spec"} $conf_encode --take $take --valid-share "$conf_valid" \
-            -o "$work/$take" $conf_input
-    done
-}
-
-# ssmtrain itself knows whether the run is complete, and goes on where it was.
+# make_set TAKE OPTION...: one of the two sets, or a share of it
 # shellcheck disable=SC2086
-train() {
-    if [ -e "$work/run.done" ]; then
-        say "train: done already"
-        return 0
-    fi
-    say "train: $conf_model"
-    code=0
-    ranks "$conf_ranks" "$bin/ssmtrain" --model "$conf_model" -o "$work/run" $conf_train "$work/train" || code=$?
-    [ $code -eq 0 ] || exit $code
-    : >"$work/run.done"
+make_set() {
+    take=$1
+    shift
+    ranks "$conf_ranks" "$bin/tokshard" encode ${spec:+"--tokenizer=$spec"} $conf_encode --take "$take" --valid-share "$conf_valid" ${SSM_THREADS:+"--threads=$SSM_THREADS"} "$@" \
+        -o "$work/$take" $conf_input
+}
+stage_share() { share_sets data "$1"; }
+stage_index() { index_sets data; }
+stage_data() {
+    stage_learn
+    make_sets data
 }
 
-merge() {
-    stage merge "$work/model/index.h5" "$bin/ckmerge" merge "$work/run" --drop-optimizer -o "$work/model"
-}
+# shellcheck disable=SC2086
+stage_train() { train_run "$work/run" "$conf_ranks" --model "$conf_model" $conf_train "$work/train"; }
+stage_merge() { merge_run; }
 
 # shellcheck disable=SC2086
 score() { ranks "$conf_ranks" "$bin/ssmeval" ppl $conf_eval "$work/model" "$work/valid" >"$work/scores.tsv.tmp" &&
     mv "$work/scores.tsv.tmp" "$work/scores.tsv"; }
 # shellcheck disable=SC2086
-write_sample() { "$bin/ssmeval" generate ${spec:+"--tokenizer=$spec"} --prompt "$conf_prompt" $conf_generate "$work/model" >"$work/sample.txt.tmp" &&
+write_sample() { one "$bin/ssmeval" generate ${spec:+"--tokenizer=$spec"} --prompt "$conf_prompt" $conf_generate "$work/model" >"$work/sample.txt.tmp" &&
     mv "$work/sample.txt.tmp" "$work/sample.txt"; }
-evaluate() {
-    stage eval "$work/scores.tsv" score
-    [ -z "$conf_prompt" ] || stage sample "$work/sample.txt" write_sample
+# Table 1: perplexity, and the sample; the others: a file of tasks each.
+# shellcheck disable=SC2086
+stage_eval() {
+    if [ -z "$1" ]; then
+        each_share "$(tables $conf_tasks)" stage_eval
+        return 0
+    fi
+    share "$1" "$(tables $conf_tasks)"
+    if [ "${1%/*}" -eq 1 ]; then
+        stage eval "$work/scores.tsv" score
+        [ -z "$conf_prompt" ] || stage sample "$work/sample.txt" write_sample
+    else
+        task_table "${1%/*}" "$work/model" ${spec:+"--tokenizer=$spec"}
+    fi
 }
 
-report() {
-    set -- "$work/scores.tsv"
+# shellcheck disable=SC2046
+stage_report() {
+    set -- "$work/scores.tsv" $(task_files)
     [ -z "$conf_prompt" ] || set -- "$@" "$work/sample.txt"
     stage report "$work/report.html" "$here/report.sh" -o "$work/report.html" -t "$conf_model" "$work/run" "$@"
 }
 
-for s in $stages; do
-    case $s in
-    data | train | merge | report) "$s" ;;
-    eval) evaluate ;;
-    *) usage_error "unknown stage '$s' (data train merge eval report)" ;;
-    esac
-done
+# shellcheck disable=SC2086,SC2046
+list() {
+    case $conf_tokenizer in train:*) row learn 1 "$conf_ranks" "$work/tokenizer.json" ;; esac
+    list_sets data
+    row train 1 "$conf_ranks" "$work/run.done"
+    row merge 1 1 "$work/model/index.h5"
+    row eval "$(tables $conf_tasks)" "$conf_ranks" "$work/scores.tsv" $(task_files) ${conf_prompt:+"$work/sample.txt"}
+    row report 1 1 "$work/report.html"
+}
+stages "learn share index data train merge eval report" "data train merge eval report" "$@"

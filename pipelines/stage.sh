@@ -14,7 +14,7 @@ find_tools() {
     else bin=$here/../build/release/bin
     fi
     for t in tokshard ssmtrain ckmerge ssmeval; do
-        [ -x "$bin/$t" ] || fail "no $t in '$bin' (SSM_BIN says where the tools are; 'make' builds them)"
+        [ -n "${SSM_CONTAINER:-}" ] || [ -x "$bin/$t" ] || fail "no $t in '$bin' (SSM_BIN says where the tools are; 'make' builds them)"
     done
 }
 
@@ -57,11 +57,196 @@ need() {
     done
 }
 
-# ranks N CMD...: runs CMD with N MPI ranks; one rank needs no launcher. $SSM_MPIEXEC replaces 'mpiexec'.
+# number KEY...: these are whole numbers from 1.
+number() {
+    for k; do
+        eval "v=\$conf_$k"
+        case $v in
+        '' | *[!0-9]* | 0*) usage_error "$conf_file: '$v' of '$k' is not a number from 1" ;;
+        esac
+    done
+}
+
+# ranks N CMD...: runs CMD with N MPI ranks; one rank needs no launcher. $SSM_MPIEXEC replaces 'mpiexec'. In a batch job (slurm/job.sh)
+# $SSM_LAUNCH is the launcher, of one rank too, $SSM_RANKS how many the job has, and $SSM_WRAP what enters a container.
+# shellcheck disable=SC2086
 ranks() {
     n=$1
     shift
-    if [ "$n" -gt 1 ]; then "${SSM_MPIEXEC:-mpiexec}" -n "$n" "$@"; else "$@"; fi
+    if [ -n "${SSM_LAUNCH:-}" ]; then launch $SSM_LAUNCH -n "${SSM_RANKS:-$n}" ${SSM_WRAP:-} "$@"
+    elif [ "$n" -gt 1 ]; then "${SSM_MPIEXEC:-mpiexec}" -n "$n" "$@"
+    else "$@"
+    fi
+}
+
+# one CMD...: CMD as one process, which needs no ranks
+one() { (SSM_RANKS=1 ranks 1 "$@"); }
+
+# launch CMD...: waits for CMD through signals. Its ranks get those of the batch system themselves; what reaches this shell alone is
+# passed on as USR1 (save, and end), since launchers take TERM for an order to kill. In a session of its own, out of TERM's way.
+launch() {
+    launched=$(command -v setsid || :)
+    ${launched:+setsid} "$@" &
+    launched=$!
+    trap 'kill -USR1 $launched 2>/dev/null || :' TERM USR1
+    while :; do
+        launch_code=0
+        wait $launched || launch_code=$?
+        kill -0 $launched 2>/dev/null || break
+    done
+    trap - TERM USR1
+    return "$launch_code"
+}
+
+# run_state RUN: what the newest start of a run wrote last, "NUMBER WORD STEP" (ssmtrain(1), FILES); nothing when there was none.
+run_state() {
+    for state in "$1"/inc-*/state; do
+        number=${state%/state}
+        number=${number##*/inc-}
+        [ ! -r "$state" ] || printf '%s %s\n' "${number#"${number%%[1-9]*}"}" "$(cat "$state")"
+    done | sort -n | tail -n 1
+}
+
+# train_run RUN RANKS OPTION...: ssmtrain, until the run is complete; ends the pipeline otherwise. What the tool itself wrote counts,
+# not the launcher's exit code, which may be 0 when a host was lost.
+train_run() {
+    run=$1 n=$2
+    shift 2
+    if [ -e "$run.done" ]; then
+        say "train: done already"
+        return 0
+    fi
+    say "train: ssmtrain -o $run $*"
+    before=$(run_state "$run") code=0
+    ranks "$n" "$bin/ssmtrain" -o "$run" "$@" || code=$?
+    # shellcheck disable=SC2046
+    set -- $(run_state "$run")
+    [ "${1:-0}" != "${before%% *}" ] || set -- '' none # it never began
+    case ${2:-none} in
+    done) : >"$run.done" && return 0 ;;
+    again) code=75 ;;
+    stay) code=93 ;;
+    *) [ $code -ne 0 ] || code=1 ;;
+    esac
+    [ $code -eq 75 ] || say "train: exit code $code"
+    exit $code
+}
+
+# ---- the sets that documents become, train and valid; make_set TAKE OPTION... makes one. WHAT: what this is called ----
+
+sets_there() { [ -e "$work/train/index.h5" ] && [ -e "$work/valid/index.h5" ]; }
+# share_sets WHAT I/N: these parts of both
+share_sets() {
+    share "$2" "$conf_parts"
+    for take in train valid; do
+        if [ -e "$work/$take/index.h5" ]; then
+            say "$1 ($take, $2): done already"
+        else
+            say "$1 ($take, $2)"
+            make_set $take --part "$2"
+        fi
+    done
+}
+index_sets() { for take in train valid; do stage "$1 ($take, index)" "$work/$take/index.h5" one "$bin/tokshard" index "$work/$take"; done; }
+make_sets() {
+    if [ "$conf_parts" -gt 1 ]; then
+        sets_there || each_share "$conf_parts" share_sets "$1"
+        index_sets "$1"
+    else
+        for take in train valid; do stage "$1 ($take)" "$work/$take/index.h5" make_set $take; done
+    fi
+}
+list_sets() {
+    set -- "$1" "$work/train/index.h5" "$work/valid/index.h5"
+    if [ "$conf_parts" -gt 1 ]; then
+        row share "$conf_parts" "$conf_ranks" "$2" "$3"
+        row index 1 1 "$2" "$3"
+    else
+        row "$1" 1 "$conf_ranks" "$2" "$3"
+    fi
+}
+
+# merge_run: the newest checkpoint of $work/run as one file without its optimizer
+merge_run() { stage merge "$work/model/index.h5" one "$bin/ckmerge" merge "$work/run" --drop-optimizer -o "$work/model"; }
+
+# ---- tables of 'eval': the first, and one for each file of tasks ----
+
+tables() { echo $(($# + 1)); }
+# Where they go; names with blanks are not supported.
+task_files() { for f in $conf_tasks; do f=${f##*/}; echo "$work/tasks/${f%.jsonl}.tsv"; done; }
+# task_table I MODEL OPTION...: table I
+task_table() {
+    task_i=$(($1 - 1))
+    # shellcheck disable=SC2086
+    task_of $task_i $conf_tasks
+    task_out=$work/tasks/${task_file##*/}
+    task_out=${task_out%.jsonl}
+    shift
+    mkdir -p "$work/tasks"
+    stage "eval (${task_file##*/})" "$task_out.tsv" write_table "$@"
+}
+task_of() { shift "$1"; task_file=$1; }
+# shellcheck disable=SC2086
+write_table() {
+    model=$1
+    shift
+    ranks "$conf_ranks" "$bin/ssmeval" tasks -f "$@" $conf_task -o "$task_out" "$model" "$task_file" >"$task_out.tsv.tmp" &&
+        mv "$task_out.tsv.tmp" "$task_out.tsv"
+}
+
+# ---- stages by name ----
+
+# row NAME TASKS RANKS FILE...: a line of --list. TASKS > 1: the stage may run as so many at once, NAME:1/TASKS and so on. FILE...: what
+# is there when it is done.
+row() {
+    list_row=$1'	'$2'	'$3
+    shift 3
+    list_done='done'
+    for f; do [ -e "$f" ] || list_done=todo; done
+    printf '%s\t%s\n' "$list_row" $list_done
+}
+
+# stages KNOWN ALL STAGE...: calls stage_NAME ARG for each NAME[:ARG], or without any for ALL; --list calls list, --work says where all goes. KNOWN are the names.
+stages() {
+    known=$1 all=$2
+    shift 2
+    case ${1:-} in
+    --list) list; return ;;
+    --work) echo "$work"; return ;;
+    esac
+    # shellcheck disable=SC2086
+    [ $# -gt 0 ] || set -- $all
+    for s; do
+        case " $known " in
+        *" ${s%%:*} "*) ;;
+        *) usage_error "unknown stage '$s' ($all)" ;;
+        esac
+    done
+    for s; do
+        arg=''
+        case $s in *:*) arg=${s#*:} ;; esac
+        "stage_${s%%:*}" "$arg"
+    done
+}
+
+# share I/N MOST: dies unless that is a share of something with at most MOST parts.
+share() {
+    case $1 in
+    [1-9]*/[1-9]*) ;;
+    *) usage_error "'$1' is not I/N" ;;
+    esac
+    case ${1%/*}${1#*/} in *[!0-9]*) usage_error "'$1' is not I/N" ;; esac
+    if [ "${1%/*}" -gt "${1#*/}" ] || [ "${1#*/}" -ne "$2" ]; then usage_error "'$1' is not a share of $2"; fi
+}
+
+# each_share N CMD...: CMD I/N for I from 1 to N
+each_share() {
+    share_n=$1 share_i=1
+    shift
+    while [ $share_i -le "$share_n" ]; do
+        "$@" $share_i/"$share_n"
+        share_i=$((share_i + 1))
+    done
 }
 
 # stage NAME DONE-FILE CMD...: runs CMD unless DONE-FILE is there, which CMD's success must leave behind. Ends the pipeline

@@ -1,0 +1,26 @@
+# shellcheck shell=sh disable=SC2034,SC2154
+# site.sh - the settings of a cluster: site.conf as conf_KEY
+# SPDX-License-Identifier: MIT
+# Sourced behind pipelines/stage.sh. What the keys are: site.conf.example.
+
+site_read() {
+    conf_partition='' conf_account='' conf_qos='' conf_constraint='' conf_options='' conf_time='' conf_mem='' conf_bind=''
+    conf_ranks_per_node=1 conf_cpus_per_rank=1 conf_gpus_per_node=0 conf_launcher=srun conf_mpi=pmi2 conf_modules='' conf_environment=''
+    conf_bin='' conf_container='' conf_image='' conf_mounts='' conf_resume=requeue conf_chain_length=20 conf_signal=300 conf_max_retries=3
+    conf_throttle=50 conf_max_array=1000 conf_logs=''
+    conf_read "$1" partition account qos constraint options time mem bind ranks_per_node cpus_per_rank gpus_per_node launcher mpi modules \
+        environment bin container image mounts resume chain_length signal max_retries throttle max_array logs
+    number ranks_per_node cpus_per_rank chain_length throttle max_array
+    one_of launcher srun mpiexec
+    one_of resume requeue chain
+    one_of container '' pyxis apptainer
+    [ -z "$conf_container" ] || need image bin
+}
+# one_of KEY VALUE...
+one_of() {
+    key=$1
+    shift
+    eval "v=\$conf_$key"
+    for k; do [ "$v" != "$k" ] || return 0; done
+    usage_error "$conf_file: '$v' of '$key' is none of: $*"
+}

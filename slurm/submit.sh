@@ -1,0 +1,187 @@
+#!/bin/sh
+# submit.sh - a whole pipeline as jobs of Slurm that wait for each other, or as specs for Base Command
+# SPDX-License-Identifier: MIT
+#
+# usage: submit.sh pretrain|finetune|extend FILE.conf [OPTION...]
+#   --site FILE      the site's settings (default: site.conf beside this script, or $SSM_SITE)
+#   --dry-run        write the scripts into WORK/slurm and print the commands, submit nothing
+#   --cancel         take back what is queued or runs
+#
+# FILE.conf is that of pipelines/KIND.sh, which also runs the stages inside the jobs. A line a stage is printed: name, job ids. What
+# is done, queued or running is not submitted again, so the same command goes on after whatever happened. WORK/slurm holds
+# the scripts as they were submitted, logs, and `jobs`: "STAGE ID" lines.
+# shellcheck disable=SC2154
+set -eu
+top=$(cd "$(dirname "$0")/.." && pwd)
+here=$top/pipelines
+# shellcheck source=pipelines/stage.sh
+. "$here/stage.sh"
+# shellcheck source=slurm/site.sh
+. "$top/slurm/site.sh"
+say() { printf 'submit.sh: %s\n' "$*" >&2; }
+
+kind='' conf='' site=${SSM_SITE:-$top/slurm/site.conf} dry='' cancel=''
+while [ $# -gt 0 ]; do
+    case $1 in
+    --site) [ $# -ge 2 ] || usage_error "--site needs a file"; site=$2; shift ;;
+    --site=*) site=${1#*=} ;;
+    --dry-run) dry=yes ;;
+    --cancel) cancel=yes ;;
+    -h | --help) sed -n '5,13s/^# \{0,1\}//p' "$0"; exit 0 ;;
+    -*) usage_error "unknown option '$1' (--help)" ;;
+    *) if [ -z "$kind" ]; then kind=$1; elif [ -z "$conf" ]; then conf=$1; else usage_error "'$1' is one argument too many"; fi ;;
+    esac
+    shift
+done
+[ -n "$conf" ] || usage_error "usage: submit.sh pretrain|finetune|extend FILE.conf [--site FILE] [--dry-run] [--cancel]"
+case $kind in
+pretrain | finetune | extend) ;;
+*) usage_error "no pipeline '$kind' (pretrain, finetune, extend)" ;;
+esac
+[ -r "$conf" ] || usage_error "cannot read '$conf'"
+case $site in /*) ;; *) site=$PWD/$site ;; esac
+case $conf in /*) ;; *) conf=$PWD/$conf ;; esac
+site_read "$site"
+if [ -n "$conf_bin" ]; then export SSM_BIN="$conf_bin"; fi
+export SSM_CONTAINER="$conf_container"
+work=$("$top/pipelines/$kind.sh" "$conf" --work) || exit
+case $work in /*) ;; *) work=$PWD/$work ;; esac
+rows=$("$top/pipelines/$kind.sh" "$conf" --list) || exit
+dir=$work/slurm
+jobs=$dir/jobs
+logs=${conf_logs:-$dir}
+mkdir -p "$dir" "$logs"
+[ -n "$dry" ] || command -v sbatch >/dev/null || fail "no sbatch here: is this a login node of the cluster? (--dry-run needs none)"
+
+# Ids of a stage's jobs that are still to run or run.
+living() {
+    [ -r "$jobs" ] && [ -z "$dry" ] || return 0
+    sed -n "s/^$1 //p" "$jobs" | while read -r id; do
+        [ -z "$(squeue -h -j "$id" -o %i 2>/dev/null)" ] || printf '%s ' "$id"
+    done
+}
+
+if [ -n "$cancel" ]; then
+    [ -r "$jobs" ] || fail "'$jobs': nothing was submitted"
+    while read -r stage id <&3; do
+        if [ -n "$dry" ]; then
+            echo "scancel $id"
+        elif [ -n "$(squeue -h -j "$id" -o %i 2>/dev/null)" ]; then
+            scancel "$id"
+            echo "$stage	cancelled: $id"
+        fi
+    done 3<"$jobs"
+    [ -n "$dry" ] || rm -f "$jobs"
+    exit 0
+fi
+
+# write NAME TEMPLATE OPTIONS ARGUMENT...: the script WORK/slurm/NAME.sbatch. OPTIONS: lines of #SBATCH that win over the template's.
+write() {
+    script=$dir/$1.sbatch original=$top/slurm/$2.sbatch lines=$3
+    shift 3
+    {
+        sed -n '1,/^$/{/^$/!p;}' "$original"
+        printf '%s\n' "$lines"
+        printf '\nexport SSM_HOME=%s SSM_SITE=%s SSM_BIN=%s\nset --' "$(quoted "$top")" "$(quoted "$site")" "$(quoted "${SSM_BIN:-}")"
+        for a; do printf ' %s' "$(quoted "$a")"; done
+        printf '\n'
+        sed '1,/^$/d; /^# usage/,/^# from/d' "$original"
+    } >"$script.tmp"
+    mv "$script.tmp" "$script"
+}
+quoted() { printf "'%s'" "$(printf %s "$1" | sed "s/'/'\\\\''/g")"; }
+# #SBATCH lines of the site, and of a job with so many ranks on so many a node
+site_options() { # RANKS A-NODE
+    ranks=$1 each=$2
+    [ "$ranks" -ge "$each" ] || each=$ranks
+    for key in partition account qos constraint time mem; do
+        eval "v=\$conf_$key"
+        [ -z "$v" ] || printf '#SBATCH --%s=%s\n' $key "$v"
+    done
+    for o in $conf_options; do printf '#SBATCH %s\n' "$o"; done
+    printf '#SBATCH --chdir=%s\n' "$PWD"
+    printf '#SBATCH --ntasks=%s\n#SBATCH --nodes=%s\n#SBATCH --ntasks-per-node=%s\n#SBATCH --cpus-per-task=%s\n' \
+        "$ranks" $(((ranks + each - 1) / each)) "$each" "$conf_cpus_per_rank"
+}
+# A node's GPUs are shared by its ranks; none for what needs none.
+gpus() {
+    [ "$conf_gpus_per_node" -eq 0 ] || printf '#SBATCH --gpus-per-node=%s\n' $((conf_gpus_per_node < $1 ? conf_gpus_per_node : $1))
+}
+# submit NAME: sbatch of its script after the jobs $after; the id goes to $id
+submit() {
+    set -- "$1" --parsable ${after:+"--dependency=afterok:$after"} ${after:+--kill-on-invalid-dep=yes} "$dir/$1.sbatch"
+    name=$1
+    shift
+    if [ -n "$dry" ]; then
+        printf 'sbatch' && printf ' %s' "$@" && printf '\n'
+        id="<$name>"
+    else
+        id=$(sbatch "$@") || fail "$name: sbatch failed"
+        id=${id%%;*}
+        echo "$stage $id" >>"$jobs"
+    fi
+}
+
+# The stages in their order; each waits for all jobs of the one before.
+after=''
+tab=$(printf '\t')
+while IFS=$tab read -r stage tasks ranks state <&3; do
+    if [ "$state" = 'done' ]; then
+        [ -n "$dry" ] || echo "$stage	done already"
+        continue
+    fi
+    ids=$(living "$stage")
+    if [ -n "$ids" ]; then
+        echo "$stage	is queued or runs: ${ids% }"
+        after=$(printf %s "${ids% }" | tr ' ' :)
+        continue
+    fi
+    [ -n "$dry" ] || [ ! -r "$jobs" ] || { sed "/^$stage /d" "$jobs" >"$jobs.tmp" && mv "$jobs.tmp" "$jobs"; }
+    extra=''
+    case $stage in
+    share) template=tokshard ranks=1 ;;
+    learn | data | pack) template=merge ranks=$((ranks < conf_ranks_per_node ? ranks : conf_ranks_per_node)) ;;
+    train)
+        template=train extra="#SBATCH --signal=USR1@$conf_signal
+$(gpus "$ranks")"
+        [ "$conf_resume" != chain ] || extra="$extra
+#SBATCH --array=1-$conf_chain_length%1
+#SBATCH --no-requeue"
+        ;;
+    eval) template=eval ranks=$((ranks < conf_ranks_per_node ? ranks : conf_ranks_per_node)) extra=$(gpus "$ranks") ;;
+    *) template=merge ranks=1 ;;
+    esac
+    case $template in
+    tokshard | eval) log=%x-%A_%a.out ;;
+    *) log=%x-%j.out ;;
+    esac
+    options="$(site_options "$ranks" "$conf_ranks_per_node")
+#SBATCH --job-name=ssm-$stage
+#SBATCH --output=$logs/$log${extra:+
+$extra}"
+    case $template in
+    tokshard | eval)
+        # as many arrays as it takes when there are more tasks than one may have
+        offset=0 all=''
+        while [ $offset -lt "$tasks" ]; do
+            n=$((tasks - offset < conf_max_array ? tasks - offset : conf_max_array))
+            name=$stage
+            [ $offset -eq 0 ] || name=$stage-$offset
+            write "$name" "$template" "$options
+#SBATCH --array=1-$n%$conf_throttle" "$stage" "$kind" "$conf" $offset "$tasks"
+            submit "$name"
+            all=$all${all:+:}$id
+            offset=$((offset + n))
+        done
+        id=$all
+        ;;
+    *)
+        write "$stage" "$template" "$options" "$stage" "$kind" "$conf"
+        submit "$stage"
+        ;;
+    esac
+    [ -n "$dry" ] || echo "$stage	$(printf %s "$id" | tr : ' ')"
+    after=$id
+done 3<<ROWS
+$rows
+ROWS
