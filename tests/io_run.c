@@ -151,6 +151,40 @@ static void assert_list(const char *run, const char *want)
     rundir_free_list(paths, n);
 }
 
+static void assert_state(const struct rundir *r, const char *want)
+{
+    char *path = path_join(rundir_path(r), "state"), text[64] = "";
+    FILE *f = fopen(path, "r");
+    assert_non_null(f);
+    text[fread(text, 1, sizeof text - 1, f)] = '\0';
+    fclose(f);
+    free(path);
+    assert_string_equal(text, want);
+}
+
+static void test_state(void **state)
+{
+    (void)state;
+    char *run = at("run5");
+    struct rundir *r = rundir_begin(run, 0);
+    assert_state(r, "running 0\n");
+    rundir_tell(r, "running", 1234567);
+    assert_state(r, "running 1234567\n");
+    char *path = path_join(rundir_path(r), "state"), *temp = path_join(rundir_path(r), "state.tmp");
+    FILE *reader = fopen(path, "r"); /* whoever reads it meanwhile sees all of the line before */
+    rundir_tell(r, "done", 7);
+    char text[64] = "";
+    text[fread(text, 1, sizeof text - 1, reader)] = '\0';
+    fclose(reader);
+    assert_string_equal(text, "running 1234567\n");
+    assert_state(r, "done 7\n");
+    assert_false(path_exists(temp));
+    rundir_end(r);
+    free(path);
+    free(temp);
+    free(run);
+}
+
 static void test_prune(void **state)
 {
     (void)state;
@@ -205,6 +239,7 @@ int main(int argc, char **argv)
         cmocka_unit_test(test_incarnations),
         cmocka_unit_test(test_other_hosts),
         cmocka_unit_test(test_heartbeat),
+        cmocka_unit_test(test_state),
         cmocka_unit_test(test_prune),
     };
     io_begin("io_run", argc, argv);

@@ -357,6 +357,8 @@ static int run(int n_args, char **args)
     k.history = history;
     if (from)
         k.step = t->step;
+    if (comm->rank == 0)
+        rundir_tell(k.dir, "running", t->step);
     ckpt_close(from);
     ckpt_close(base);
     tell_frozen(t);
@@ -379,8 +381,10 @@ static int run(int n_args, char **args)
         note(1, "all %lld steps are done already", (long long)t->step);
     else
         code = train(&k, &data, &valids, &ro);
-    if (comm->rank == 0)
+    if (comm->rank == 0) {
+        rundir_tell(k.dir, code == EXIT_DONE ? "done" : "again", t->step);
         rundir_end(k.dir);
+    }
     trainer_free(t);
     free(history);
     data_free(&data);

@@ -187,6 +187,34 @@ static int make_lock(const char *dir)
 
 /* ---- this start's own folder ---- */
 
+/* Batch scripts go by this file, since launchers lose exit codes; so it must be whole at any moment. */
+static void write_state(const char *dir, const char *word, int64_t step)
+{
+    char *path = path_join(dir, "state"), *temp = path_join(dir, "state.tmp"), text[64];
+    int n = snprintf(text, sizeof text, "%s %lld\n", word, (long long)step);
+    int fd = open(temp, O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0666);
+    bool fine = fd >= 0 && write(fd, text, (size_t)n) == n && fsync(fd) == 0;
+    int e = errno;
+    if (fd >= 0 && close(fd) < 0 && fine) {
+        fine = false;
+        e = errno;
+    }
+    if (fine && rename(temp, path) < 0) {
+        fine = false;
+        e = errno;
+    }
+    if (fine)
+        out_sync_dir(dir);
+    else
+        warn("cannot write '%s': %s", path, strerror(e));
+    if (!fine && fd >= 0)
+        unlink(temp);
+    free(path);
+    free(temp);
+}
+
+void rundir_tell(const struct rundir *r, const char *word, int64_t step) { write_state(r->path, word, step); }
+
 struct rundir *rundir_begin(const char *run, double patience)
 {
     out_make_dirs(run);
@@ -199,6 +227,7 @@ struct rundir *rundir_begin(const char *run, double patience)
             demand_dead(run, last, patience);
         out_make_dirs(temp);
         r->fd = make_lock(temp);
+        write_state(temp, "running", 0); /* before the rename: there is no incarnation without */
         r->number = last + 1;
         r->path = inc_path(run, r->number);
         /* A folder that is there and holds a lock file is not replaced: then another start was faster. */

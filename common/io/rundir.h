@@ -3,6 +3,9 @@
  *
  *   RUN/inc-0001/lock               held (OFD write lock) by the living process; "host pid job\n", and "ended\n"
  *                                   behind it once rundir_end() has run; its time of change is the heartbeat
+ *   RUN/inc-0001/state              one line, "WORD STEP\n", always whole: "running STEP", the step that this start goes
+ *                                   on from (0 until that is known); at the end "done STEP", "again STEP" (exit code
+ *                                   75) or "stay STEP" (93). It stays at running when the start failed or was killed
  *   RUN/inc-0001/metrics.jsonl ...  what this start wrote
  *   RUN/inc-0001/step-00000100/     a checkpoint (ckpt.h)
  * Every start takes the next number (its folder is renamed into place with the lock held, which is atomic) and
@@ -22,6 +25,8 @@ struct rundir *rundir_begin(const char *run, double patience);
 void rundir_end(struct rundir *r);      /* releases the lock */
 const char *rundir_path(const struct rundir *r);  /* RUN/inc-NNNN */
 int rundir_number(const struct rundir *r);
+/* Replaces RUN/inc-NNNN/state. Warns when it cannot: then the file says what it said. */
+void rundir_tell(const struct rundir *r, const char *word, int64_t step);
 void rundir_beat(struct rundir *r);     /* touches the lock file, at most once a second */
 bool rundir_is_newest(const struct rundir *r); /* false: a newer incarnation has begun, publish nothing more */
 /* RUN/inc-NNNN/step-SSSSSSSS; free it. */

@@ -18,6 +18,12 @@ static bool still_ours(void *arg)
     return rundir_is_newest(k->dir);
 }
 
+void checkpoints_tell_stay(const struct checkpoints *k)
+{
+    if (k->dir)
+        rundir_tell(k->dir, "stay", k->t->step);
+}
+
 void checkpoints_publish(struct checkpoints *k)
 {
     if (!k->t->saving)
@@ -49,11 +55,13 @@ static void begin(struct checkpoints *k, bool last)
     char dir[4096] = "";
     int64_t step = k->t->step;
     checkpoints_publish(k);
-    if (!trainer_is_finite(k->t))
+    if (!trainer_is_finite(k->t)) {
+        checkpoints_tell_stay(k);
         die_code(
             EXIT_STAY,
             "step %lld: the run has diverged: there are weights that are not finite, which are not saved",
             (long long)step);
+    }
     k->begun = now_seconds();
     if (!is_room(k)) {
         if (last)

@@ -29,6 +29,8 @@ struct checkpoints { /* the caller's: all are borrowed */
     bool told;                  /* rank 0: the control file asked for what is being written */
 };
 
+/* The run is not to be started again, says its state (rundir.h); for before dying with 93. */
+void checkpoints_tell_stay(const struct checkpoints *k);
 /* Collective. Begins a checkpoint of the step that is done. One that does not fit on the disk is refused with
  * a warning, and the training goes on. told: rank 0 was asked for it by the control file. Dies with 93 when a
  * weight is not finite, and as checkpoints_publish() does, for the one before. */

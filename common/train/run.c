@@ -39,6 +39,7 @@ static void heed_skip(struct checkpoints *k, const struct step_report *s, int64_
     if (t->skipped_in_row < max_skips)
         return;
     checkpoints_publish(k); /* what was good when it was begun */
+    checkpoints_tell_stay(k);
     die_code(EXIT_STAY,
              "step %lld: the run has diverged: %lld steps in a row are skipped (loss %g, gradient norm %g)",
              (long long)t->step, (long long)t->skipped_in_row, fabs(s->loss),

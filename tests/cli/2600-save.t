@@ -49,7 +49,7 @@ if [ "$(id -u)" -eq 0 ] && mkdir -p disk && mount -t tmpfs -o size=600k none dis
         [ "$(kept disk/run)" = "4 8 " ] && [ "$(wc -l <disk/run/inc-0001/metrics.jsonl)" -eq 14 ] && mount -o remount,size=8m disk && train -o disk/run --steps 14 && same disk/run plain || { cat err; kept disk/run; exit 1; }'
     umount disk
     ok 'no inodes' '
-        mount -t tmpfs -o size=8m,nr_inodes=7 none disk && { must_exit 1 train -o disk/run --steps 3 2>err; one_line err && grep -q "inodes left" err; }; rc=$?; umount disk; exit $rc'
+        mount -t tmpfs -o size=8m,nr_inodes=8 none disk && { must_exit 1 train -o disk/run --steps 3 2>err; one_line err && grep -q "inodes left" err; }; rc=$?; umount disk; exit $rc'
 else
     skip 'no room' 'no tmpfs can be mounted here'
 fi
