@@ -3,7 +3,8 @@
 # SPDX-License-Identifier: MIT
 #
 # Sourced by the .sbatch files, in a job. $SSM_HOME: the folder above this one. $SSM_SITE: the site's file.
-# job STAGE KIND CONF [OFFSET SHARES]: runs stage STAGE of pipelines/KIND.sh CONF; of an array its task's share.
+# job STAGE KIND CONF [OFFSET SHARES]: runs stage STAGE of pipelines/KIND.sh CONF; of an array its task's share; of a sweep the task's
+# own .conf.
 set -eu
 here=$SSM_HOME/pipelines
 # shellcheck source=pipelines/stage.sh
@@ -117,6 +118,9 @@ may_retry() {
 # job STAGE KIND CONF [OFFSET SHARES]
 job() {
     stage=$1 kind=$2 conf=$3 share=''
+    case $conf in
+    */sweep/confs) conf=$(sed -n "${SLURM_ARRAY_TASK_ID}p" "$conf") ;;
+    esac
     site_read "$SSM_SITE"
     if [ -n "${5:-}" ]; then share=$((SLURM_ARRAY_TASK_ID + $4))/$5; fi
     site_enter

@@ -6,6 +6,7 @@
 #   --site FILE      the site's settings (default: site.conf beside this script, or $SSM_SITE)
 #   --dry-run        write the scripts into WORK/slurm and print the commands, submit nothing
 #   --cancel         take back what is queued or runs
+#   --sweep OPTION=VALUE,VALUE...    a training for each value of an option of ssmtrain, as an array; several: all combinations
 #
 # FILE.conf is that of pipelines/KIND.sh, which also runs the stages inside the jobs. A line a stage is printed: name, job ids. What
 # is done, queued or running is not submitted again, so the same command goes on after whatever happened. WORK/slurm holds
@@ -18,16 +19,20 @@ here=$top/pipelines
 . "$here/stage.sh"
 # shellcheck source=slurm/site.sh
 . "$top/slurm/site.sh"
+# shellcheck source=slurm/sweep.sh
+. "$top/slurm/sweep.sh"
 say() { printf 'submit.sh: %s\n' "$*" >&2; }
 
-kind='' conf='' site=${SSM_SITE:-$top/slurm/site.conf} dry='' cancel=''
+kind='' conf='' site=${SSM_SITE:-$top/slurm/site.conf} dry='' cancel='' sweep=''
 while [ $# -gt 0 ]; do
     case $1 in
     --site) [ $# -ge 2 ] || usage_error "--site needs a file"; site=$2; shift ;;
     --site=*) site=${1#*=} ;;
     --dry-run) dry=yes ;;
     --cancel) cancel=yes ;;
-    -h | --help) sed -n '5,13s/^# \{0,1\}//p' "$0"; exit 0 ;;
+    --sweep) [ $# -ge 2 ] || usage_error "--sweep needs OPTION=VALUE,VALUE..."; sweep="$sweep $2"; shift ;;
+    --sweep=*) sweep="$sweep ${1#*=}" ;;
+    -h | --help) sed -n '5,14s/^# \{0,1\}//p' "$0"; exit 0 ;;
     -*) usage_error "unknown option '$1' (--help)" ;;
     *) if [ -z "$kind" ]; then kind=$1; elif [ -z "$conf" ]; then conf=$1; else usage_error "'$1' is one argument too many"; fi ;;
     esac
@@ -48,6 +53,15 @@ work=$("$top/pipelines/$kind.sh" "$conf" --work) || exit
 case $work in /*) ;; *) work=$PWD/$work ;; esac
 rows=$("$top/pipelines/$kind.sh" "$conf" --list) || exit
 dir=$work/slurm
+if [ -n "$sweep" ]; then
+    [ "$conf_resume" != chain ] || usage_error "a sweep is an array already: it needs 'resume = requeue'"
+    # shellcheck disable=SC2086
+    sweep_write "$conf" "$work" $sweep
+    confs=$work/sweep/confs
+    [ "$(wc -l <"$confs")" -le "$conf_max_array" ] || usage_error "$(wc -l <"$confs") combinations are more than an array takes ($conf_max_array)"
+    rows=$(printf '%s\n' "$rows" | sweep_rows "$kind" "$confs")
+    dir=$work/sweep/slurm
+fi
 jobs=$dir/jobs
 logs=${conf_logs:-$dir}
 mkdir -p "$dir" "$logs"
@@ -107,9 +121,9 @@ site_options() { # RANKS A-NODE
 gpus() {
     [ "$conf_gpus_per_node" -eq 0 ] || printf '#SBATCH --gpus-per-node=%s\n' $((conf_gpus_per_node < $1 ? conf_gpus_per_node : $1))
 }
-# submit NAME: sbatch of its script after the jobs $after; the id goes to $id
+# submit NAME: sbatch of its script after the jobs $after, as $how says; the id goes to $id
 submit() {
-    set -- "$1" --parsable ${after:+"--dependency=afterok:$after"} ${after:+--kill-on-invalid-dep=yes} "$dir/$1.sbatch"
+    set -- "$1" --parsable ${after:+"--dependency=$how:$after"} ${after:+--kill-on-invalid-dep=yes} "$dir/$1.sbatch"
     name=$1
     shift
     if [ -n "$dry" ]; then
@@ -123,7 +137,7 @@ submit() {
 }
 
 # The stages in their order; each waits for all jobs of the one before.
-after=''
+after='' how=afterok # what the next one waits for
 tab=$(printf '\t')
 while IFS=$tab read -r stage tasks ranks state <&3; do
     if [ "$state" = 'done' ]; then
@@ -151,15 +165,25 @@ $(gpus "$ranks")"
     eval) template=eval ranks=$((ranks < conf_ranks_per_node ? ranks : conf_ranks_per_node)) extra=$(gpus "$ranks") ;;
     *) template=merge ranks=1 ;;
     esac
-    case $template in
-    tokshard | eval) log=%x-%A_%a.out ;;
+    in_sweep=''
+    case ${sweep:+$stage} in
+    train | merge | eval | report) in_sweep=yes ;;
+    esac
+    case $template$in_sweep in
+    tokshard | eval | *yes) log=%x-%A_%a.out ;;
     *) log=%x-%j.out ;;
     esac
     options="$(site_options "$ranks" "$conf_ranks_per_node")
 #SBATCH --job-name=ssm-$stage
 #SBATCH --output=$logs/$log${extra:+
 $extra}"
-    case $template in
+    case $template$in_sweep in
+    *yes) # a task a combination, each after the same one's
+        write "$stage" "$template" "$options
+#SBATCH --array=1-$tasks%$conf_throttle" "$stage" "$kind" "$confs"
+        submit "$stage"
+        how=aftercorr
+        ;;
     tokshard | eval)
         # as many arrays as it takes when there are more tasks than one may have
         offset=0 all=''

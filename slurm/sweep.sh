@@ -1,0 +1,77 @@
+# shellcheck shell=sh disable=SC2154
+# sweep.sh - one .conf for each combination of values, which share the sets of shards
+# SPDX-License-Identifier: MIT
+# Sourced by submit.sh.
+
+# without OPTION WORD...: the words but for --OPTION VALUE and --OPTION=VALUE, on one line
+without() {
+    gone=--$1
+    shift
+    left=''
+    while [ $# -gt 0 ]; do
+        case $1 in
+        "$gone") [ $# -lt 2 ] || shift ;;
+        "$gone"=*) ;;
+        *) left=$left${left:+ }$1 ;;
+        esac
+        shift
+    done
+    printf '%s\n' "$left"
+}
+
+# value KEY FILE: of a .conf
+value() { sed -n "s/#.*//; s/^[[:space:]]*$1[[:space:]]*=[[:space:]]*//p" "$2" | sed 's/[[:space:]]*$//'; }
+
+# sweep_write CONF WORK KEY=V,V...: WORK/sweep/NAME/NAME.conf for each combination, and their names in WORK/sweep/confs
+sweep_write() {
+    base=$1 root=$2
+    shift 2
+    names='' # blanks between
+    for axis; do
+        case $axis in
+        [a-z]*=?*) ;;
+        *) usage_error "--sweep takes OPTION=VALUE,VALUE..., not '$axis'" ;;
+        esac
+        wider=''
+        for v in $(printf %s "${axis#*=}" | tr , ' '); do
+            for n in ${names:-.}; do wider="$wider ${n#.}${n:+:}${axis%%=*}=$v"; done
+        done
+        names=$wider
+    done
+    mkdir -p "$root/sweep"
+    : >"$root/sweep/confs.tmp"
+    for n in $names; do
+        n=${n#:}
+        name=$(printf %s "$n" | sed 's/:/_/g; s,[=/],-,g')
+        dir=$root/sweep/$name
+        words=$(value train "$base")
+        for setting in $(printf %s "$n" | tr : ' '); do
+            # shellcheck disable=SC2086
+            words="$(without "${setting%%=*}" $words) --$setting"
+        done
+        mkdir -p "$dir"
+        for made in train valid tokenizer.json; do ln -sfn "../../$made" "$dir/$made"; done
+        {
+            grep -v '^[[:space:]]*\(work\|train\)[[:space:]]*=' "$base" || :
+            printf 'work = %s\ntrain = %s\n' "$dir" "$words"
+        } >"$dir/$name.conf.tmp"
+        mv "$dir/$name.conf.tmp" "$dir/$name.conf"
+        echo "$dir/$name.conf" >>"$root/sweep/confs.tmp"
+    done
+    mv "$root/sweep/confs.tmp" "$root/sweep/confs"
+}
+
+# sweep_rows KIND CONFS: the rows of --list on the standard input; of stages that each combination has, whether all of them are done
+sweep_rows() {
+    while IFS='	' read -r stage tasks ranks state; do
+        case $stage in
+        train | merge | eval | report)
+            tasks=$(wc -l <"$2") state='done'
+            while read -r c; do
+                "$here/$1.sh" "$c" --list </dev/null | grep -q "^$stage	.*	done\$" || state=todo
+            done <"$2"
+            ;;
+        esac
+        printf '%s\t%s\t%s\t%s\n' "$stage" "$tasks" "$ranks" "$state"
+    done
+}
