@@ -73,6 +73,7 @@ number() {
 ranks() {
     n=$1
     shift
+    say "$*"
     if [ -n "${SSM_LAUNCH:-}" ]; then launch $SSM_LAUNCH -n "${SSM_RANKS:-$n}" ${SSM_WRAP:-} "$@"
     elif [ "$n" -gt 1 ]; then "${SSM_MPIEXEC:-mpiexec}" -n "$n" "$@"
     else "$@"
@@ -116,7 +117,7 @@ train_run() {
         say "train: done already"
         return 0
     fi
-    say "train: ssmtrain -o $run $*"
+    say train
     before=$(run_state "$run") code=0
     ranks "$n" "$bin/ssmtrain" -o "$run" "$@" || code=$?
     # shellcheck disable=SC2046
@@ -259,7 +260,7 @@ stage() {
         say "$name: done already"
         return 0
     fi
-    say "$name: $*"
+    say "$name"
     code=0
     "$@" || code=$?
     [ $code -eq 0 ] || { say "$name: exit code $code"; exit $code; }

@@ -50,7 +50,8 @@ sweep_write() {
             words="$(without "${setting%%=*}" $words) --$setting"
         done
         mkdir -p "$dir"
-        for made in train valid tokenizer.json; do ln -sfn "../../$made" "$dir/$made"; done
+        for made in train valid; do ln -sfn "../../$made" "$dir/$made"; done
+        case $(value tokenizer "$base") in train:*) ln -sfn ../../tokenizer.json "$dir/tokenizer.json" ;; esac
         {
             grep -v '^[[:space:]]*\(work\|train\)[[:space:]]*=' "$base" || :
             printf 'work = %s\ntrain = %s\n' "$dir" "$words"
