@@ -47,12 +47,10 @@ stage_merge() { merge_run; }
 # score MODEL LENGTH FILE
 # shellcheck disable=SC2086
 score() { ranks "$conf_ranks" "$bin/ssmeval" ppl --seq-len "$2" $conf_eval "$1" "$conf_valid" >"$3.tmp" && mv "$3.tmp" "$3"; }
-# The column of bits per byte, by its name.
-bits() { awk -F '\t' 'NR == 1 { for (i = 1; i <= NF; i++) if ($i == "bits_per_byte") at = i } NR == 2 { print at ? $at : "nan" }' "$1"; }
 table() {
     printf '# context, tokens\tbits per byte before\tafter\n' >"$1.tmp"
     for length in $lengths; do
-        printf '%s\t%s\t%s\n' "$length" "$(bits "$work/before-$length.tsv")" "$(bits "$work/after-$length.tsv")" >>"$1.tmp"
+        printf '%s\t%s\t%s\n' "$length" "$(column bits_per_byte "$work/before-$length.tsv")" "$(column bits_per_byte "$work/after-$length.tsv")" >>"$1.tmp"
     done
     mv "$1.tmp" "$1"
 }

@@ -7,7 +7,7 @@
 #
 # Stages that are done are skipped, so the same command goes on after an interruption. Exit codes are those of the
 # tools: 75 means the training was told to stop and saved; run the same command again. 'data' is learn, share:I/N for every I up to
-# 'parts' and index; 'eval' is eval:I/N for every one of its N tables. These may run one by one, each on a machine of its own.
+# 'parts' and index; 'eval' is eval:I/N for every one of its N tables, and curve:I/N. These may run one by one, each on a machine of its own.
 #
 # Keys of the .conf (options are passed on as words):
 #   work       folder of everything that is made
@@ -22,6 +22,7 @@
 #   model      preset or file
 #   train      options of ssmtrain
 #   eval       options of 'ssmeval ppl'
+#   curve      score every checkpoint that the run has kept too (ssmtrain --keep-every), in so many shares, which may be jobs of an array
 #   tasks      files of tasks for 'ssmeval tasks'
 #   task       options of 'ssmeval tasks'
 #   prompt     what the sample begins with; none: no sample
@@ -35,11 +36,11 @@ here=$(cd "$(dirname "$0")" && pwd)
 [ $# -ge 1 ] || usage_error "usage: pretrain.sh FILE.conf [STAGE...]"
 conf=$1
 shift
-conf_parts=1 conf_ranks=1 conf_valid=0.01 conf_encode='' conf_train='' conf_eval='' conf_tasks='' conf_task='' conf_prompt='' conf_generate=''
+conf_parts=1 conf_ranks=1 conf_curve='' conf_valid=0.01 conf_encode='' conf_train='' conf_eval='' conf_tasks='' conf_task='' conf_prompt='' conf_generate=''
 conf_tokenizer='' conf_learn=''
-conf_read "$conf" work input tokenizer learn encode valid parts ranks model train eval tasks task prompt generate
+conf_read "$conf" work input tokenizer learn encode valid parts ranks model train eval curve tasks task prompt generate
 need work input model
-number parts ranks
+number parts ranks ${conf_curve:+curve}
 find_tools
 work=$conf_work
 mkdir -p "$work"
@@ -106,6 +107,7 @@ write_sample() { one "$bin/ssmeval" generate ${spec:+"--tokenizer=$spec"} --prom
 stage_eval() {
     if [ -z "$1" ]; then
         each_share "$(tables $conf_tasks)" stage_eval
+        [ -z "$conf_curve" ] || each_share "$conf_curve" stage_curve
         return 0
     fi
     share "$1" "$(tables $conf_tasks)"
@@ -117,9 +119,41 @@ stage_eval() {
     fi
 }
 
+# The bits per byte of each checkpoint. Share I/N: every N-th of them.
+curve_point() {
+    # shellcheck disable=SC2086
+    ranks "$conf_ranks" "$bin/ssmeval" ppl $conf_eval "$1" "$work/valid" >"$2.tmp" && mv "$2.tmp" "$2"
+}
+stage_curve() {
+    share "$1" "$conf_curve"
+    mkdir -p "$work/curve"
+    curve_i=0
+    for index in "$work"/run/inc-*/step-*/index.h5; do
+        curve_i=$((curve_i + 1))
+        [ $((curve_i % conf_curve)) -eq $((${1%/*} % conf_curve)) ] || continue
+        step=${index%/index.h5}
+        table=$work/curve/${step##*/}.tsv
+        stage "curve (${step##*/})" "$table" curve_point "${index%/index.h5}" "$table"
+    done
+    : >"$work/curve/share-${1%/*}.done"
+}
+curve_marks() { each_share "${conf_curve:-0}" curve_mark; }
+curve_mark() { echo "$work/curve/share-${1%/*}.done"; }
+# Step by step, as one table
+write_curve() {
+    printf '# step\tbits_per_byte\n' >"$work/curve.tsv.tmp"
+    for table in "$work"/curve/step-*.tsv; do
+        step=${table##*/step-}
+        step=${step%.tsv}
+        printf '%s\t%s\n' "${step#"${step%%[1-9]*}"}" "$(column bits_per_byte "$table")" >>"$work/curve.tsv.tmp"
+    done
+    mv "$work/curve.tsv.tmp" "$work/curve.tsv"
+}
+
 # shellcheck disable=SC2046
 stage_report() {
-    set -- "$work/scores.tsv" $(task_files)
+    [ -z "$conf_curve" ] || stage "curve (table)" "$work/curve.tsv" write_curve
+    set -- "$work/scores.tsv" ${conf_curve:+"$work/curve.tsv"} $(task_files)
     [ -z "$conf_prompt" ] || set -- "$@" "$work/sample.txt"
     stage report "$work/report.html" "$here/report.sh" -o "$work/report.html" -t "$conf_model" "$work/run" "$@"
 }
@@ -131,6 +165,7 @@ list() {
     row train 1 "$conf_ranks" "$work/run.done"
     row merge 1 1 "$work/model/index.h5"
     row eval "$(tables $conf_tasks)" "$conf_ranks" "$work/scores.tsv" $(task_files) ${conf_prompt:+"$work/sample.txt"}
+    [ -z "$conf_curve" ] || row curve "$conf_curve" "$conf_ranks" $(curve_marks)
     row report 1 1 "$work/report.html"
 }
-stages "learn share index data train merge eval report" "data train merge eval report" "$@"
+stages "learn share index data train merge eval curve report" "data train merge eval report" "$@"

@@ -170,6 +170,9 @@ list_sets() {
 # merge_run: the newest checkpoint of $work/run as one file without its optimizer
 merge_run() { stage merge "$work/model/index.h5" one "$bin/ckmerge" merge "$work/run" --drop-optimizer -o "$work/model"; }
 
+# column NAME FILE: of the first row of a table; columns are found by their names, so that a tool may get more of them
+column() { awk -F '\t' -v name="$1" 'NR == 1 { sub(/^# */, ""); for (i = 1; i <= NF; i++) if ($i == name) at = i } NR == 2 { print at ? $at : "nan" }' "$2"; }
+
 # ---- tables of 'eval': the first, and one for each file of tasks ----
 
 tables() { echo $(($# + 1)); }

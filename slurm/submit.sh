@@ -162,12 +162,12 @@ $(gpus "$ranks")"
 #SBATCH --array=1-$conf_chain_length%1
 #SBATCH --no-requeue"
         ;;
-    eval) template=eval ranks=$((ranks < conf_ranks_per_node ? ranks : conf_ranks_per_node)) extra=$(gpus "$ranks") ;;
+    eval | curve) template=eval ranks=$((ranks < conf_ranks_per_node ? ranks : conf_ranks_per_node)) extra=$(gpus "$ranks") ;;
     *) template=merge ranks=1 ;;
     esac
     in_sweep=''
     case ${sweep:+$stage} in
-    train | merge | eval | report) in_sweep=yes ;;
+    train | merge | eval | curve | report) in_sweep=yes ;;
     esac
     case $template$in_sweep in
     tokshard | eval | *yes) log=%x-%A_%a.out ;;

@@ -66,7 +66,7 @@ sweep_write() {
 sweep_rows() {
     while IFS='	' read -r stage tasks ranks state; do
         case $stage in
-        train | merge | eval | report)
+        train | merge | eval | curve | report)
             tasks=$(wc -l <"$2") state='done'
             while read -r c; do
                 "$here/$1.sh" "$c" --list </dev/null | grep -q "^$stage	.*	done\$" || state=todo

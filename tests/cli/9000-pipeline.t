@@ -114,6 +114,11 @@ ok 'tokenizer = train:N learns one from the training documents, once' '
     grep -q "\"<eod>\"" learnt/tokenizer.json && grep -q -e "--vocab 300 --valid-share" log && grep -q -e "--tokenizer=" log &&
     pretrain learnt.conf data train merge eval 2>log && head -n 1 learnt/sample.txt | grep -qF "the <cat>" &&
     sed "/^tokenizer/d" learnt.conf >bad.conf && must_exit 2 pretrain bad.conf data 2>log && grep -q "needs .tokenizer = train:N" log'
+ok 'curve: every checkpoint that was kept is scored, in shares' '
+    sed "s/parts/bend/; s/^train = /&--save-every 4 --keep 5 /" go.conf >bend.conf && echo "curve = 2" >>bend.conf && pretrain bend.conf data train merge 2>log &&
+    pretrain bend.conf curve:2/2 2>log && [ "$(ls bend/curve/*.tsv | wc -l)" -eq 1 ] && pretrain bend.conf --list | grep -qx "curve	2	1	todo" &&
+    pretrain bend.conf eval 2>log && pretrain bend.conf --list | grep -qx "curve	2	1	done" && says 2 "not a share of 2" bend.conf curve:3/3 && [ "$(ls bend/curve/*.tsv | wc -l)" -eq 3 ] &&
+    [ "$(sed -n 2p bend/scores.tsv | cut -f 2-)" = "$(sed -n 2p bend/curve/step-00000012.tsv | cut -f 2-)" ]'
 ok 'a stage that fails ends the pipeline with its code and leaves no trace of a result' '
     sed "s/parts/fails/; s/^eval.*/eval = --seq-len 0/" go.conf >fails.conf && must_exit 2 pretrain fails.conf data train merge eval 2>log &&
     [ ! -e fails/scores.tsv ] && [ -e fails/model/index.h5 ] && grep -q "below 1" log'
