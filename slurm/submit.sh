@@ -130,6 +130,7 @@ submit() {
         printf 'sbatch' && printf ' %s' "$@" && printf '\n'
         id="<$name>"
     else
+        rm -f "$work/slurm/$stage"*.tries "$work"/sweep/*/slurm/"$stage"*.tries # whoever submits anew has mended something
         id=$(sbatch "$@") || fail "$name: sbatch failed"
         id=${id%%;*}
         echo "$stage $id" >>"$jobs"
