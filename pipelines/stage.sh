@@ -27,7 +27,8 @@ conf_read() {
     conf_line=0
     while IFS= read -r line || [ -n "$line" ]; do
         conf_line=$((conf_line + 1))
-        line=${line%%#*}
+        case $line in '#'*) continue ;; esac
+        line=${line%%[[:space:]]#*} # a # inside a word is part of it
         case $line in
         *[![:space:]]*) ;;
         *) continue ;;
