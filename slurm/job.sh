@@ -22,7 +22,7 @@ site_enter() {
     if [ -n "$conf_environment" ]; then
         set -a
         # shellcheck disable=SC1090
-        . "$conf_environment"
+        case $conf_environment in */*) . "$conf_environment" ;; *) . "./$conf_environment" ;; esac
         set +a
     fi
     if [ -n "$conf_bin" ]; then export SSM_BIN="$conf_bin"; fi
@@ -62,12 +62,13 @@ run_told() {
     trap '' TERM USR1 # what follows is short
 }
 
-# Is Slurm ending this job so that it must not come back? Told TERM, neither at the end of its time, nor to make room for another.
-is_cancelled() {
+# Why Slurm ends this job, when it was told TERM before its time was over: to make room for another, or because somebody cancelled it.
+is_told_early() {
     case $told in *TERM*) ;; *) return 1 ;; esac
-    [ "$(date +%s)" -lt $((${SLURM_JOB_END_TIME:-9999999999} - 10)) ] || return 1
-    ! scontrol show job -o "$SLURM_JOB_ID" 2>/dev/null | grep -q 'PreemptTime=[0-9]'
+    [ "$(date +%s)" -lt $((${SLURM_JOB_END_TIME:-9999999999} - 10)) ]
 }
+is_preempted() { is_told_early && scontrol show job -o "$SLURM_JOB_ID" 2>/dev/null | grep -q 'PreemptTime=[0-9]'; }
+is_cancelled() { is_told_early && ! is_preempted; }
 
 # again WHY: this job once more; in a chain its next job goes on.
 again() {
@@ -81,7 +82,10 @@ again() {
     fi
     say "$1; back into the queue"
     if scontrol requeue "$SLURM_JOB_ID"; then
+        trap - TERM USR1
         sleep 60 # until Slurm ends this copy
+    else
+        say "it cannot go back: submit it again (site.conf: resume = chain)"
     fi
     exit 75
 }
@@ -111,8 +115,8 @@ may_retry() {
     [ ! -r "$tries" ] || read -r last count <"$tries" || :
     [ "$last" = "${now:-0}" ] || count=0
     count=$((${count:-0} + 1))
-    printf '%s %s\n' "${now:-0}" "$count" >"$tries.tmp.$SLURM_JOB_ID" && mv "$tries.tmp.$SLURM_JOB_ID" "$tries"
-    [ "$count" -le "$conf_max_retries" ]
+    printf '%s %s\n' "${now:-0}" "$count" >"$tries.tmp.$$" && mv "$tries.tmp.$$" "$tries"
+    [ "$count" -le "$conf_max_retries" ] || { rm -f "$tries"; return 1; } # who submits it again may try as often
 }
 
 # job STAGE KIND CONF [OFFSET SHARES]
@@ -132,7 +136,7 @@ job() {
     2 | 93) stay "$code" "$stage: exit code $code, not run again" ;;
     *)
         ! is_cancelled || stay "$code" "$stage: cancelled"
-        may_retry || stay 93 "$stage: $conf_max_retries starts in a row without progress, not run again"
+        is_preempted || may_retry || stay 93 "$stage: $conf_max_retries starts in a row without progress, not run again"
         again "$stage: exit code $code"
         ;;
     esac

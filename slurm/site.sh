@@ -10,11 +10,28 @@ site_read() {
     conf_throttle=50 conf_max_array=1000 conf_logs=''
     conf_read "$1" partition account qos constraint options time mem bind ranks_per_node cpus_per_rank gpus_per_node launcher mpi modules \
         environment bin container image mounts resume chain_length signal max_retries throttle max_array logs
-    number ranks_per_node cpus_per_rank chain_length throttle max_array
+    number ranks_per_node cpus_per_rank chain_length signal throttle max_array
+    number_or_0 gpus_per_node max_retries
+    one_word bind mpi image mounts
     one_of launcher srun mpiexec
     one_of resume requeue chain
     one_of container '' pyxis apptainer
     [ -z "$conf_container" ] || need image bin
+    [ "$conf_launcher$conf_container" != mpiexecpyxis ] || usage_error "$conf_file: 'container = pyxis' needs 'launcher = srun'"
+}
+# number_or_0 KEY...: whole numbers, 0 too
+number_or_0() {
+    for k; do
+        eval "v=\$conf_$k"
+        [ "$v" = 0 ] || number "$k"
+    done
+}
+# one_word KEY...: these are parts of a command
+one_word() {
+    for k; do
+        eval "v=\$conf_$k"
+        case $v in *[[:space:]]*) usage_error "$conf_file: '$v' of '$k' has blanks" ;; esac
+    done
 }
 # one_of KEY VALUE...
 one_of() {

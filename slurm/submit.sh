@@ -32,7 +32,7 @@ while [ $# -gt 0 ]; do
     --cancel) cancel=yes ;;
     --sweep) [ $# -ge 2 ] || usage_error "--sweep needs OPTION=VALUE,VALUE..."; sweep="$sweep $2"; shift ;;
     --sweep=*) sweep="$sweep ${1#*=}" ;;
-    -h | --help) sed -n '5,14s/^# \{0,1\}//p' "$0"; exit 0 ;;
+    -h | --help) sed -n '5,13s/^# \{0,1\}//p' "$0"; exit 0 ;;
     -*) usage_error "unknown option '$1' (--help)" ;;
     *) if [ -z "$kind" ]; then kind=$1; elif [ -z "$conf" ]; then conf=$1; else usage_error "'$1' is one argument too many"; fi ;;
     esac
@@ -67,11 +67,22 @@ logs=${conf_logs:-$dir}
 mkdir -p "$dir" "$logs"
 [ -n "$dry" ] || command -v sbatch >/dev/null || fail "no sbatch here: is this a login node of the cluster? (--dry-run needs none)"
 
-# Ids of a stage's jobs that are still to run or run.
+# alive ID: is that job still to run, or does it run? When Slurm does not answer nobody knows, and nothing is done.
+alive() {
+    if heard=$(squeue -h -j "$1" -o %i 2>&1); then
+        [ -n "$heard" ]
+    else
+        case $heard in
+        *'Invalid job id'*) return 1 ;;
+        *) fail "squeue: $heard" ;;
+        esac
+    fi
+}
+# Ids of a stage's jobs that are alive.
 living() {
     [ -r "$jobs" ] && [ -z "$dry" ] || return 0
     sed -n "s/^$1 //p" "$jobs" | while read -r id; do
-        [ -z "$(squeue -h -j "$id" -o %i 2>/dev/null)" ] || printf '%s ' "$id"
+        ! alive "$id" || printf '%s ' "$id"
     done
 }
 
@@ -80,7 +91,7 @@ if [ -n "$cancel" ]; then
     while read -r stage id <&3; do
         if [ -n "$dry" ]; then
             echo "scancel $id"
-        elif [ -n "$(squeue -h -j "$id" -o %i 2>/dev/null)" ]; then
+        elif alive "$id"; then
             scancel "$id"
             echo "$stage	cancelled: $id"
         fi
@@ -104,16 +115,30 @@ write() {
     mv "$script.tmp" "$script"
 }
 quoted() { printf "'%s'" "$(printf %s "$1" | sed "s/'/'\\\\''/g")"; }
+# word TEXT: as the shell reads it back, plain where it can be
+word() {
+    case $1 in
+    '' | *[!A-Za-z0-9_./=:,@%+-]*) quoted "$1" ;;
+    *) printf %s "$1" ;;
+    esac
+}
+# directive NAME VALUE: a line of #SBATCH; blanks, quotes and # in it are part of the value
+directive() {
+    case $2 in
+    *[[:space:]\"\'\\#]*) printf '#SBATCH --%s="%s"\n' "$1" "$(printf %s "$2" | sed 's/[\\"]/\\&/g')" ;;
+    *) printf '#SBATCH --%s=%s\n' "$1" "$2" ;;
+    esac
+}
 # #SBATCH lines of the site, and of a job with so many ranks on so many a node
 site_options() { # RANKS A-NODE
     ranks=$1 each=$2
     [ "$ranks" -ge "$each" ] || each=$ranks
     for key in partition account qos constraint time mem; do
         eval "v=\$conf_$key"
-        [ -z "$v" ] || printf '#SBATCH --%s=%s\n' $key "$v"
+        [ -z "$v" ] || directive $key "$v"
     done
     for o in $conf_options; do printf '#SBATCH %s\n' "$o"; done
-    printf '#SBATCH --chdir=%s\n' "$PWD"
+    directive chdir "$PWD"
     printf '#SBATCH --ntasks=%s\n#SBATCH --nodes=%s\n#SBATCH --ntasks-per-node=%s\n#SBATCH --cpus-per-task=%s\n' \
         "$ranks" $(((ranks + each - 1) / each)) "$each" "$conf_cpus_per_rank"
 }
@@ -127,7 +152,9 @@ submit() {
     name=$1
     shift
     if [ -n "$dry" ]; then
-        printf 'sbatch' && printf ' %s' "$@" && printf '\n'
+        printf sbatch
+        for a; do printf ' ' && word "$a"; done
+        printf '\n'
         id="<$name>"
     else
         rm -f "$work/slurm/$stage"*.tries "$work"/sweep/*/slurm/"$stage"*.tries # whoever submits anew has mended something
@@ -145,7 +172,7 @@ while IFS=$tab read -r stage tasks ranks state <&3; do
         [ -n "$dry" ] || echo "$stage	done already"
         continue
     fi
-    ids=$(living "$stage")
+    ids=$(living "$stage") || exit
     if [ -n "$ids" ]; then
         echo "$stage	is queued or runs: ${ids% }"
         after=$(printf %s "${ids% }" | tr ' ' :)
@@ -157,8 +184,9 @@ while IFS=$tab read -r stage tasks ranks state <&3; do
     share) template=tokshard ranks=1 ;;
     learn | data | pack) template=merge ranks=$((ranks < conf_ranks_per_node ? ranks : conf_ranks_per_node)) ;;
     train)
-        template=train extra="#SBATCH --signal=USR1@$conf_signal
-$(gpus "$ranks")"
+        extra=$(gpus "$ranks")
+        template=train extra="#SBATCH --signal=USR1@$conf_signal${extra:+
+$extra}"
         [ "$conf_resume" != chain ] || extra="$extra
 #SBATCH --array=1-$conf_chain_length%1
 #SBATCH --no-requeue"
@@ -176,7 +204,7 @@ $(gpus "$ranks")"
     esac
     options="$(site_options "$ranks" "$conf_ranks_per_node")
 #SBATCH --job-name=ssm-$stage
-#SBATCH --output=$logs/$log${extra:+
+$(directive output "$(printf %s "$logs" | sed s/%/%%/g)/$log")${extra:+
 $extra}"
     case $template$in_sweep in
     *yes) # a task a combination, each after the same one's
