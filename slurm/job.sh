@@ -123,7 +123,7 @@ may_retry() {
 job() {
     stage=$1 kind=$2 conf=$3 share=''
     case $conf in
-    */sweep/confs) conf=$(sed -n "${SLURM_ARRAY_TASK_ID}p" "$conf") ;;
+    */confs) conf=$(sed -n "${SLURM_ARRAY_TASK_ID}p" "$conf") ;;
     esac
     site_read "$SSM_SITE"
     if [ -n "${5:-}" ]; then share=$((SLURM_ARRAY_TASK_ID + $4))/$5; fi

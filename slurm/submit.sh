@@ -56,11 +56,13 @@ dir=$work/slurm
 if [ -n "$sweep" ]; then
     [ "$conf_resume" != chain ] || usage_error "a sweep is an array already: it needs 'resume = requeue'"
     # shellcheck disable=SC2086
-    sweep_write "$conf" "$work" $sweep
-    confs=$work/sweep/confs
+    root=$(sweep_root "$work" $sweep)
+    # shellcheck disable=SC2086
+    sweep_write "$conf" "$root" $sweep
+    confs=$root/confs
     [ "$(wc -l <"$confs")" -le "$conf_max_array" ] || usage_error "$(wc -l <"$confs") combinations are more than an array takes ($conf_max_array)"
     rows=$(printf '%s\n' "$rows" | sweep_rows "$kind" "$confs")
-    dir=$work/sweep/slurm
+    dir=$root/slurm
 fi
 jobs=$dir/jobs
 logs=${conf_logs:-$dir}
@@ -157,7 +159,7 @@ submit() {
         printf '\n'
         id="<$name>"
     else
-        rm -f "$work/slurm/$stage"*.tries "$work"/sweep/*/slurm/"$stage"*.tries # whoever submits anew has mended something
+        rm -f "$work/slurm/$stage"*.tries "$work"/sweep/*/*/slurm/"$stage"*.tries # whoever submits anew has mended something
         id=$(sbatch "$@") || fail "$name: sbatch failed"
         id=${id%%;*}
         echo "$stage $id" >>"$jobs"

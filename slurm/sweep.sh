@@ -20,9 +20,12 @@ without() {
 }
 
 # value KEY FILE: of a .conf
-value() { sed -n "s/#.*//; s/^[[:space:]]*$1[[:space:]]*=[[:space:]]*//p" "$2" | sed 's/[[:space:]]*$//'; }
+value() { sed -n "s/^#.*//; s/[[:space:]]#.*//; s/^[[:space:]]*$1[[:space:]]*=[[:space:]]*//p" "$2" | sed 's/[[:space:]]*$//'; }
 
-# sweep_write CONF WORK KEY=V,V...: WORK/sweep/NAME/NAME.conf for each combination, and their names in WORK/sweep/confs
+# sweep_root WORK OPTION=VALUE,VALUE...: the folder of that sweep; another one has another
+sweep_root() { printf '%s/sweep/%s\n' "$1" "$(shift && printf '%s_' "$@" | sed 's,[=/],-,g; s/_$//')"; }
+
+# sweep_write CONF ROOT OPTION=VALUE,VALUE...: ROOT/NAME/NAME.conf for each combination, and their names in ROOT/confs
 sweep_write() {
     base=$1 root=$2
     shift 2
@@ -38,28 +41,28 @@ sweep_write() {
         done
         names=$wider
     done
-    mkdir -p "$root/sweep"
-    : >"$root/sweep/confs.tmp"
+    mkdir -p "$root"
+    : >"$root/confs.tmp"
     for n in $names; do
         n=${n#:}
         name=$(printf %s "$n" | sed 's/:/_/g; s,[=/],-,g')
-        dir=$root/sweep/$name
+        dir=$root/$name
         words=$(value train "$base")
         for setting in $(printf %s "$n" | tr : ' '); do
             # shellcheck disable=SC2086
             words="$(without "${setting%%=*}" $words) --$setting"
         done
         mkdir -p "$dir"
-        for made in train valid; do ln -sfn "../../$made" "$dir/$made"; done
-        case $(value tokenizer "$base") in train:*) ln -sfn ../../tokenizer.json "$dir/tokenizer.json" ;; esac
+        for made in train valid; do ln -sfn "../../../$made" "$dir/$made"; done
+        case $(value tokenizer "$base") in train:*) ln -sfn ../../../tokenizer.json "$dir/tokenizer.json" ;; esac
         {
             grep -v '^[[:space:]]*\(work\|train\)[[:space:]]*=' "$base" || :
             printf 'work = %s\ntrain = %s\n' "$dir" "$words"
         } >"$dir/$name.conf.tmp"
         mv "$dir/$name.conf.tmp" "$dir/$name.conf"
-        echo "$dir/$name.conf" >>"$root/sweep/confs.tmp"
+        echo "$dir/$name.conf" >>"$root/confs.tmp"
     done
-    mv "$root/sweep/confs.tmp" "$root/sweep/confs"
+    mv "$root/confs.tmp" "$root/confs"
 }
 
 # sweep_rows KIND CONFS: the rows of --list on the standard input; of stages that each combination has, whether all of them are done

@@ -150,6 +150,7 @@ of() {
     SSM_BIN=$tap_dir/tools submit --dry-run "$@" >"$name.out" 2>"$name.err" || { cat "$name.err"; return 1; }
     [ ! -s "$name.err" ] || { cat "$name.err"; return 1; }
     dir=$(sed -n 's/^work *= *//p' "$2")/slurm
+    [ -d "$dir" ] || dir=${dir%slurm}sweep/lr-1e-3,2e-3_seed-1,2/slurm
     {
         cat "$name.out"
         for f in "$dir"/*.sbatch; do
@@ -167,6 +168,15 @@ if [ -n "${GOLDEN:-}" ] || [ -d "$golden" ]; then
     ok 'pretrain: a tokenizer to learn, 8 shares in arrays of 5, tasks; all options of a site' 'of pretrain-8 pretrain eight.conf --site=site.conf'
     ok 'finetune: a chain of jobs, 3 ranks on nodes of 2, logs elsewhere' 'of finetune finetune tune.conf --site chain.conf && [ -d "my logs/100%" ]'
     ok 'extend: an array of lengths, GPUs' 'of extend extend extend.conf --site site.conf'
+    sed 's/^train.*//; s/^work.*/work = swept/' one.conf >sweep.conf && echo 'train = --steps 5 --lr 1 --seed=7 --batch 2   # words' >>sweep.conf
+    ok 'a sweep: arrays of combinations after the data that they share' 'sed "s|= swept|= $tap_dir/swept|" sweep.conf >s && mv s sweep.conf &&
+        of sweep pretrain sweep.conf --site site.conf --sweep lr=1e-3,2e-3 --sweep=seed=1,2'
+    ok 'a sweep: the values take the place of the words that were there' '
+        printf "%s\n" lr-1e-3_seed-1 lr-2e-3_seed-1 lr-1e-3_seed-2 lr-2e-3_seed-2 | sed "s|.*|$tap_dir/swept/sweep/lr-1e-3,2e-3_seed-1,2/&/&.conf|" | diff - swept/sweep/*_seed-1,2/confs &&
+        tail -n 1 swept/sweep/*/lr-2e-3_seed-1/*.conf | grep -qx -e "train = --steps 5 --batch 2 --lr=2e-3 --seed=1" && grep -qx "work = $tap_dir/swept/sweep/lr-1e-3,2e-3_seed-1,2/lr-2e-3_seed-1" swept/sweep/*/lr-2e-3_seed-1/*.conf &&
+        mkdir swept/train && [ -d swept/sweep/*/lr-1e-3_seed-2/train/. ] && [ ! -L swept/sweep/*/lr-1e-3_seed-2/tokenizer.json ] &&
+        says 2 "OPTION=VALUE" pretrain sweep.conf --site site.conf --sweep lr && says 2 "is an array already" pretrain sweep.conf --site chain.conf --sweep lr=1,2 &&
+        says 2 "8 combinations are more than an array takes (5)" pretrain sweep.conf --site site.conf --sweep lr=1,2,3,4 --sweep seed=1,2'
     ok 'the directives in force: the last of each name' '
         dir="my '\''work'\''/eight/slurm" && last() { sed -n "s/^#SBATCH --$1=//p" "$dir/$2.sbatch" | tail -n 1; } &&
         [ "$(last ntasks train)/$(last nodes train)/$(last ntasks-per-node train)/$(last gpus-per-node train)" = 10/3/4/4 ] && [ "$(last signal train)" = USR1@300 ] &&
