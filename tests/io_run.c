@@ -151,6 +151,76 @@ static void assert_list(const char *run, const char *want)
     rundir_free_list(paths, n);
 }
 
+/* Our place in a Slurm job, as a text "ARRAY JOB TASK RESTART"; "-" for what is not set. */
+static void be_attempt(const char *text)
+{
+    static const char *const names[] = { "SLURM_ARRAY_JOB_ID", "SLURM_JOB_ID", "SLURM_ARRAY_TASK_ID",
+                                         "SLURM_RESTART_COUNT" };
+    char word[4][32];
+    assert_int_equal(sscanf(text, "%31s %31s %31s %31s", word[0], word[1], word[2], word[3]), 4);
+    for (int i = 0; i < 4; i++)
+        if (strcmp(word[i], "-") == 0)
+            unsetenv(names[i]);
+        else
+            setenv(names[i], word[i], 1);
+}
+
+static void test_take_over(void **state)
+{
+    (void)state;
+    static const struct {
+        const char *alive, *start;
+        int code;
+    } cases[] = {
+        { "- 7 - -", "- 7 - 1", 0 },   { "- 7 - 9", "- 7 - 10", 0 },   { "- 7 - 1", "- 7 - 1", 1 },
+        { "- 7 - 1", "- 7 - -", 1 },   { "- 7 - -", "- 8 - 1", 1 },    { "- - - -", "- - - 1", 1 },
+        { "5 6 1 3", "5 9 2 -", 0 },   { "5 6 2 -", "5 9 1 4", 1 },    { "5 6 2 -", "5 6 2 1", 0 },
+        { "5 6 10 -", "5 9 9 -", 1 },  { "5 6 9 -", "5 9 10 -", 0 },   { "5 6 1 -", "- 6 - 1", 1 },
+        { "- 5 - -", "5 6 1 -", 0 }, /* an id is of one job only */
+    };
+    for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
+        char name[32];
+        snprintf(name, sizeof name, "over%zu", i);
+        char *run = at(name);
+        be_attempt(cases[i].alive);
+        struct rundir *r = rundir_begin(run, 0);
+        be_attempt(cases[i].start);
+        patience = 0.3;
+        int code = run_child(try_begin, run);
+        be_attempt("- - - -");
+        if (code != cases[i].code)
+            fail_msg("%s alive, %s starts: %d", cases[i].alive, cases[i].start, code);
+        assert_int_equal(rundir_is_newest(r), code != 0);
+        rundir_end(r);
+        free(run);
+    }
+    /* of another host, whose locks we do not see: at once */
+    char *run = at("over"), *lock = fake_life(run, 1, "elsewhere 4711 7 0.0\n");
+    be_attempt("- 7 - 1");
+    patience = 30;
+    double before = now_seconds();
+    assert_int_equal(run_child(try_begin, run), 0);
+    assert_true(now_seconds() - before < 20);
+    be_attempt("- - - -");
+    free(lock);
+    free(run);
+}
+
+static void demand(void *r) { rundir_demand_newest(r); }
+
+static void test_fence(void **state)
+{
+    (void)state;
+    char *run = at("fence");
+    struct rundir *r = rundir_begin(run, 0);
+    assert_int_equal(run_child(demand, r), 0);
+    char *newer = fake_life(run, 2, "elsewhere 1 7 0.1\n");
+    assert_int_equal(run_child(demand, r), 1);
+    rundir_end(r);
+    free(newer);
+    free(run);
+}
+
 static void assert_state(const struct rundir *r, const char *want)
 {
     char *path = path_join(rundir_path(r), "state"), text[64] = "";
@@ -239,6 +309,8 @@ int main(int argc, char **argv)
         cmocka_unit_test(test_incarnations),
         cmocka_unit_test(test_other_hosts),
         cmocka_unit_test(test_heartbeat),
+        cmocka_unit_test(test_take_over),
+        cmocka_unit_test(test_fence),
         cmocka_unit_test(test_state),
         cmocka_unit_test(test_prune),
     };

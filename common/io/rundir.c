@@ -23,6 +23,7 @@
 #include "common/base/err.h"
 #include "common/base/mem.h"
 #include "common/base/meter.h"
+#include "common/base/opt.h"
 #include "common/base/out.h"
 #include "common/base/signals.h"
 
@@ -85,10 +86,35 @@ static const char *host_name(void)
     return host;
 }
 
+/* How often a job has been started: members of a chain that is a job array, and restarts of each. */
+struct attempt {
+    long long task, restart;
+};
+
+static long long env_count(const char *name)
+{
+    const char *s = getenv(name);
+    int64_t n;
+    return s && *s && parse_int(s, &n) == 0 ? n : 0;
+}
+
+static struct attempt my_attempt(void)
+{
+    return (struct attempt){ env_count("SLURM_ARRAY_TASK_ID"), env_count("SLURM_RESTART_COUNT") };
+}
+
+/* The job that all attempts have in common; "-" outside of Slurm. */
+static const char *my_job(void)
+{
+    const char *array = getenv("SLURM_ARRAY_JOB_ID"), *job = getenv("SLURM_JOB_ID");
+    return array && *array ? array : job && *job ? job : "-";
+}
+
 /* What the lock file of an incarnation says; all zero when it cannot be read. */
 struct sign {
     char host[64], job[64];
     long pid;
+    struct attempt attempt;
     bool there, locked, ended;
     struct timespec beat;
 };
@@ -113,7 +139,9 @@ static struct sign read_sign(const char *run, int number)
             s.beat = st.st_mtim;
         char *line2 = strchr(text, '\n');
         s.ended = line2 && strcmp(line2 + 1, "ended\n") == 0;
-        if (sscanf(text, "%63s %ld %63s", s.host, &s.pid, s.job) != 3)
+        int words = sscanf(text, "%63s %ld %63s %lld.%lld", s.host, &s.pid, s.job, &s.attempt.task,
+                           &s.attempt.restart); /* older ones say no attempt: that is 0.0 */
+        if (words < 3)
             s.host[0] = '\0';
         if (!answered && !s.ended && s.pid > 0 && strcmp(s.host, host_name()) == 0)
             s.locked = kill((pid_t)s.pid, 0) == 0 || errno == EPERM; /* a file system without locks */
@@ -134,18 +162,34 @@ static bool is_dead_for_sure(const struct sign *s)
     return !s->there || (!s->locked && (s->ended || strcmp(s->host, host_name()) == 0));
 }
 
+/* Is what left this sign an earlier attempt of our own job? */
+static bool is_predecessor(const struct sign *s)
+{
+    struct attempt mine = my_attempt(), its = s->attempt;
+    if (!s->there || !s->host[0] || strcmp(s->job, "-") == 0 || strcmp(s->job, my_job()) != 0)
+        return false;
+    return mine.task != its.task ? mine.task > its.task : mine.restart > its.restart;
+}
+
 static void refuse_living(const char *run, int number, const struct sign *s, const char *why)
     __attribute__((noreturn));
 static void refuse_living(const char *run, int number, const struct sign *s, const char *why)
 {
-    die("run '%s' is alive: incarnation %d, process %ld on host %s, job %s (%s)", run, number, s->pid,
-        s->host, s->job, why);
+    die("run '%s' is alive: incarnation %d, process %ld on host %s, job %s, attempt %lld.%lld (%s)", run,
+        number, s->pid, s->host, s->job, s->attempt.task, s->attempt.restart, why);
 }
 
 /* Returns when incarnation `number` is dead as far as can be known, else dies. */
 static void demand_dead(const char *run, int number, double patience)
 {
     struct sign first = read_sign(run, number);
+    if (is_predecessor(&first)) {
+        if (!is_dead_for_sure(&first))
+            warn("run '%s': taken over from incarnation %d, process %ld on host %s, which may be alive: "
+                 "it is an earlier attempt (%lld.%lld) of job %s",
+                 run, number, first.pid, first.host, first.attempt.task, first.attempt.restart, first.job);
+        return;
+    }
     if (first.locked)
         refuse_living(run, number, &first, "it holds its lock");
     if (is_dead_for_sure(&first) || patience <= 0)
@@ -172,9 +216,9 @@ static void demand_dead(const char *run, int number, double patience)
 static int make_lock(const char *dir)
 {
     char *path = path_join(dir, "lock"), text[256];
-    const char *job = getenv("SLURM_JOB_ID");
-    int n =
-        snprintf(text, sizeof text, "%s %ld %.63s\n", host_name(), (long)getpid(), job && *job ? job : "-");
+    struct attempt a = my_attempt();
+    int n = snprintf(text, sizeof text, "%s %ld %.63s %lld.%lld\n", host_name(), (long)getpid(), my_job(),
+                     a.task, a.restart);
     int fd = open(path, O_RDWR | O_CREAT | O_TRUNC | O_CLOEXEC, 0666);
     if (fd < 0 || write(fd, text, (size_t)n) != n || fsync(fd) < 0)
         die_errno("cannot write '%s'", path);
@@ -259,7 +303,31 @@ void rundir_end(struct rundir *r)
 
 const char *rundir_path(const struct rundir *r) { return r->path; }
 int rundir_number(const struct rundir *r) { return r->number; }
-bool rundir_is_newest(const struct rundir *r) { return newest(r->run) <= r->number; }
+
+/* Numbers are consecutive, so one name is looked up. The folder is opened for it, since network file systems
+ * look at the server's copy of a folder then, and may believe for a minute that a name is missing otherwise. */
+bool rundir_is_newest(const struct rundir *r)
+{
+    char name[32];
+    struct stat st;
+    snprintf(name, sizeof name, "inc-%04d", r->number + 1);
+    int dir = open(r->run, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+    bool there = dir >= 0 && fstatat(dir, name, &st, 0) == 0;
+    if (dir >= 0)
+        close(dir);
+    return !there;
+}
+
+void rundir_demand_newest(const struct rundir *r)
+{
+    if (rundir_is_newest(r))
+        return;
+    struct sign s = read_sign(r->run, r->number + 1);
+    die("run '%s' was taken over by incarnation %d, process %ld on host %s, job %s, attempt %lld.%lld: this one, %d, "
+        "ends without publishing",
+        r->run, r->number + 1, s.pid, s.host[0] ? s.host : "?", s.job, s.attempt.task, s.attempt.restart,
+        r->number);
+}
 
 void rundir_beat(struct rundir *r)
 {
@@ -406,14 +474,14 @@ void rundir_prune(const struct rundir *r, int keep, int64_t every)
     for (size_t i = 0; i < whole.n; i++) {
         bool mine = whole.e[i].number == r->number && own++ < keep;
         bool landmark = every > 0 && whole.e[i].step % every == 0;
-        if (i >= (size_t)keep && !mine && !landmark)
+        if (i >= (size_t)keep && !mine && !landmark && rundir_is_newest(r))
             remove_step(whole.e[i].path);
         free(whole.e[i].path);
     }
     for (size_t i = 0; i < torn.n; i++) {
         if (torn.e[i].number < r->number) {
             struct sign s = read_sign(r->run, torn.e[i].number);
-            if (is_dead_for_sure(&s))
+            if (is_dead_for_sure(&s) && rundir_is_newest(r))
                 remove_step(torn.e[i].path);
         }
         free(torn.e[i].path);

@@ -18,6 +18,13 @@ static bool still_ours(void *arg)
     return rundir_is_newest(k->dir);
 }
 
+/* Rank 0. What the control file asked for is done; a newer incarnation's word is not ours. */
+static void take_word(const struct checkpoints *k)
+{
+    rundir_demand_newest(k->dir);
+    control_done(k->run);
+}
+
 void checkpoints_tell_stay(const struct checkpoints *k)
 {
     if (k->dir)
@@ -28,13 +35,15 @@ void checkpoints_publish(struct checkpoints *k)
 {
     if (!k->t->saving)
         return;
-    if (!trainer_save_publish(k->t, still_ours, k))
-        die_code(EXIT_STAY, "a newer incarnation of '%s' has begun: this one ends without publishing",
-                 k->run);
+    if (!trainer_save_publish(k->t, still_ours, k)) {
+        if (k->dir)
+            rundir_demand_newest(k->dir);
+        die("a newer incarnation of '%s' has begun: this one ends without publishing", k->run);
+    }
     if (k->dir)
         rundir_prune(k->dir, (int)k->keep, k->keep_every);
     if (k->told && control_read(k->run) == CONTROL_SAVE) /* not another word that came since */
-        control_done(k->run);
+        take_word(k);
     k->told = false;
     double seconds = now_seconds() - k->begun;
     k->deadline->save = fmax(k->deadline->save, seconds);
@@ -91,7 +100,7 @@ void checkpoints_begin(struct checkpoints *k, bool told)
     begin(k, false);
     k->told = told && k->t->saving;
     if (told && !k->t->saving)
-        control_done(k->run); /* saved already, or refused */
+        take_word(k); /* saved already, or refused */
 }
 
 void checkpoints_finish(struct checkpoints *k)
@@ -100,5 +109,5 @@ void checkpoints_finish(struct checkpoints *k)
         begin(k, true);
     checkpoints_publish(k);
     if (k->dir && control_read(k->run) != CONTROL_NONE)
-        control_done(k->run); /* all is saved, and this is the end */
+        take_word(k); /* all is saved, and this is the end */
 }

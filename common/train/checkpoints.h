@@ -38,7 +38,7 @@ void checkpoints_begin(struct checkpoints *k, bool told);
 /* Collective. The last one of this start: also written and published. Dies when there is no room. */
 void checkpoints_finish(struct checkpoints *k);
 /* Collective. Makes the checkpoint that was begun, if any, valid, and removes what is not kept. Dies with
- * 93 when a newer incarnation has begun, with 1 when writing has failed. */
+ * 1 when a newer incarnation has begun, or writing has failed. */
 void checkpoints_publish(struct checkpoints *k);
 
 #endif

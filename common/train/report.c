@@ -85,6 +85,7 @@ void report_step(struct report *r, const struct step_report *s, double rate, dou
     const struct trainer *t = r->t;
     if (!r->dir)
         return;
+    rundir_demand_newest(r->dir);
     double now = now_seconds(), tokens_per_s = (double)s->computed / seconds;
     r->speed = running_mean(r->speed, tokens_per_s);
     if (isfinite(s->loss))
@@ -121,6 +122,7 @@ void report_look(struct report *r, const struct metrics_valid *l)
 {
     if (!r->dir)
         return;
+    rundir_demand_newest(r->dir);
     metrics_write_valid(r->looks, l);
     if (r->events) {
         char *loss = xasprintf("valid/loss/%s", l->set), *bpb = xasprintf("valid/bits_per_byte/%s", l->set);

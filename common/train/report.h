@@ -35,10 +35,10 @@ struct report {
  * run. log_every: seconds between lines when there is no terminal. Dies when a file cannot be written. */
 void report_begin(struct report *r, const struct trainer *t, struct rundir *dir,
                   const struct deadline *deadline, int64_t last, double log_every, bool looks, bool events);
-/* Tells of the step that is done, and is the incarnation's heartbeat. rate: the learning rate; seconds of the
+/* Tells of the step that is done, and is the incarnation's heartbeat. Dies when a newer one has begun. rate: the learning rate; seconds of the
  * step, `wait` of them for data. */
 void report_step(struct report *r, const struct step_report *s, double rate, double seconds, double wait);
-/* Tells of a look at a held-out set. */
+/* Tells of a look at a held-out set, in the same way. */
 void report_look(struct report *r, const struct metrics_valid *look);
 /* Ends the progress line on a terminal, so that other messages begin a line. */
 void report_pause(struct report *r);

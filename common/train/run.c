@@ -14,6 +14,8 @@
 /* The control file's word, on rank 0, but for a save that is under way already. */
 static enum control read_control(const struct checkpoints *k)
 {
+    if (k->dir)
+        rundir_demand_newest(k->dir); /* a word that is none is removed when it is read */
     enum control c = k->dir ? control_read(k->run) : CONTROL_NONE;
     return c == CONTROL_SAVE && k->told ? CONTROL_NONE : c;
 }

@@ -26,4 +26,46 @@ ok 'state: stay when the run has diverged' '
     tiny_model "M-" | sed "s/tied = true/tied = true\ninit_std = 10/" >wild.conf &&
     must_exit 93 "$SSM_BIN/ssmtrain" -q --model ./wild.conf --batch 8 --seq-len 64 --steps 2000 --warmup 1 --lr 10 --clip 0 --weight-decay 10 -o wild data 2>err && one_line err &&
     [ "$(sed "s/ .*//" wild/inc-0001/state)" = stay ]'
+
+# ---- a later attempt of the same job takes over ----
+long="--steps 1000000 --time-limit 1" # what does not stop as it should ends by itself
+lines() { wc -l <"$1"; }
+# attempt N command: as the N-th restart of job 7
+attempt() { n=$1; shift; SLURM_JOB_ID=7 SLURM_RESTART_COUNT=$n "$@"; }
+start() { # RUN SAVE-EVERY: an endless run in the background, as the first attempt
+    dir=$1
+    SLURM_JOB_ID=7 SLURM_RESTART_COUNT=0 "$SSM_BIN/ssmtrain" -q $base $long --save-every "$2" --keep 2 -o "$dir" data 2>old.err & pid=$!
+    wait_for "$dir/inc-0001/metrics.jsonl"
+}
+ok 'another job, the same attempt, and no job are refused; the run goes on' '
+    start other 0
+    for e in "SLURM_JOB_ID=8 SLURM_RESTART_COUNT=1" "SLURM_JOB_ID=7 SLURM_RESTART_COUNT=0" "SLURM_JOB_ID="; do
+        must_exit 1 env $e "$SSM_BIN/ssmtrain" -q $base $long -o other data 2>err && one_line err && grep -q "is alive.*job 7, attempt 0.0" err || { kill -KILL $pid; exit 1; }
+    done; kill -TERM $pid; must_exit 75 wait $pid && [ ! -e other/inc-0002 ]'
+ok 'a later attempt takes over, and the older start ends with 1 and a line, within a step' '
+    start over 0
+    attempt 1 must_exit 75 train $long --stop-at 3 -o over 2>err; rc=$?
+    must_exit 1 wait $pid && [ $rc -eq 0 ] && grep -q "warning: .*taken over from incarnation 1.*(0.0) of job 7" err && one_line old.err &&
+    grep -q "taken over by incarnation 2.*attempt 0.1: this one, 1, ends" old.err && [ "$(cat over/inc-0001/state)" = "running 0" ] && ! ls -d over/inc-0001/step-* 2>/dev/null'
+# Stopped anywhere, it may have a line or a checkpoint under way, and no more.
+ok 'an older start that wakes up later writes, publishes and removes nothing, and takes no word' '
+    start wake 1
+    kill -STOP $pid; n=$(lines wake/inc-0001/metrics.jsonl)
+    attempt 1 must_exit 75 train $long --stop-at $((n + 40)) --save-every 1 --keep 2 -o wake 2>err || { kill -KILL $pid; cat err; exit 1; }
+    find wake/inc-0002 -name index.h5 | sort >before; echo jump >wake/control; kill -CONT $pid
+    must_exit 1 wait $pid && one_line old.err && [ "$(lines wake/inc-0001/metrics.jsonl)" -le $((n + 1)) ] && [ "$(find wake/inc-0001 -name index.h5 | wc -l)" -le 1 ] &&
+    [ "$(cat wake/control)" = jump ] && find wake/inc-0002 -name index.h5 | sort | cmp - before && "$SSM_BIN/ckmerge" verify -q wake'
+ok 'told to stop after the take-over, the older start publishes nothing' '
+    start stop 0
+    kill -STOP $pid; attempt 1 must_exit 75 train $long --stop-at 3 -o stop 2>err; kill -TERM $pid; kill -CONT $pid
+    must_exit 1 wait $pid && ! find stop/inc-0001 -name index.h5 | grep -q .'
+if ${MPIEXEC:-mpiexec} -n 2 true 2>/dev/null; then
+    ok 'two ranks are taken over from, by two' '
+        two() { timeout 60 ${MPIEXEC:-mpiexec} -n 2 "$SSM_BIN/ssmtrain" -q $base $long --save-every 0 "$@" data; }
+        attempt 0 two -o pair 2>old.err & pid=$!
+        wait_for pair/inc-0001/metrics.jsonl; attempt 1 must_exit 75 two --stop-at 3 -o pair 2>err; rc=$?
+        wait $pid; [ $? -ne 0 ] && [ $rc -eq 0 ] && one_line old.err && grep -q "taken over by incarnation 2" old.err && ! find pair/inc-0001 -name index.h5 | grep -q .'
+else
+    skip 'two ranks are taken over from' 'no mpiexec'
+fi
 done_testing
