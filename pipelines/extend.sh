@@ -70,6 +70,12 @@ stage_eval() {
     fi
 }
 
+# shellcheck disable=SC2086
+inputs() {
+    printf '%s\n' "$conf_init" "$conf_valid"
+    for f in $conf_data; do printf '%s\n' "${f%@*}"; done
+}
+
 stage_report() {
     stage "eval (table)" "$work/lengths.tsv" table "$work/lengths.tsv"
     stage report "$work/report.html" "$here/report.sh" -o "$work/report.html" -t "extended: ${conf_init##*/}" "$work/run" "$work/lengths.tsv"

@@ -82,6 +82,14 @@ stage_eval() {
     fi
 }
 
+# shellcheck disable=SC2086
+inputs() {
+    printf '%s\n' "$conf_init" $conf_input $conf_tasks
+    for f in "$conf_template" "$conf_tokenizer"; do
+        case $f in */*) printf '%s\n' "$f" ;; esac
+    done
+}
+
 stage_report() {
     # shellcheck disable=SC2046
     set -- "$work/before.tsv" "$work/scores.tsv" $(task_files)

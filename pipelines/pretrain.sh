@@ -150,6 +150,14 @@ write_curve() {
     mv "$work/curve.tsv.tmp" "$work/curve.tsv"
 }
 
+# shellcheck disable=SC2086
+inputs() {
+    printf '%s\n' $conf_input $conf_tasks
+    for f in "$conf_model" "$spec"; do
+        case $f in "$work"/*) ;; */*) printf '%s\n' "$f" ;; esac
+    done
+}
+
 # shellcheck disable=SC2046
 stage_report() {
     [ -z "$conf_curve" ] || stage "curve (table)" "$work/curve.tsv" write_curve

@@ -18,6 +18,15 @@ find_tools() {
     done
 }
 
+# quoted TEXT, word TEXT: as the shell reads it back, the latter plain where it can be
+quoted() { printf "'%s'" "$(printf %s "$1" | sed "s/'/'\\\\''/g")"; }
+word() {
+    case $1 in
+    '' | *[!A-Za-z0-9_./=:,@%+-]*) quoted "$1" ;;
+    *) printf %s "$1" ;;
+    esac
+}
+
 # conf_read FILE KEY...: reads 'key = value' lines; only the named keys are known; each becomes conf_KEY.
 conf_read() {
     conf_file=$1
@@ -211,13 +220,15 @@ row() {
     printf '%s\t%s\n' "$list_row" $list_done
 }
 
-# stages KNOWN ALL STAGE...: calls stage_NAME ARG for each NAME[:ARG], or without any for ALL; --list calls list, --work says where all goes. KNOWN are the names.
+# stages KNOWN ALL STAGE...: calls stage_NAME ARG for each NAME[:ARG], or without any for ALL; --list calls list, --work says where all goes,
+# --inputs calls inputs, which says what is read, a line each, patterns as they stand. KNOWN are the names.
 stages() {
     known=$1 all=$2
     shift 2
     case ${1:-} in
     --list) list; return ;;
     --work) echo "$work"; return ;;
+    --inputs) (set -f && inputs); return ;;
     esac
     # shellcheck disable=SC2086
     [ $# -gt 0 ] || set -- $all

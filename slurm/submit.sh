@@ -7,6 +7,7 @@
 #   --dry-run        write the scripts into WORK/slurm and print the commands, submit nothing
 #   --cancel         take back what is queued or runs
 #   --sweep OPTION=VALUE,VALUE...    a training for each value of an option of ssmtrain, as an array; several: all combinations
+#   --bcp            one job of Base Command instead: write WORK/slurm/bcp/KIND.json, print what submits it
 #
 # FILE.conf is that of pipelines/KIND.sh, which also runs the stages inside the jobs. A line a stage is printed: name, job ids. What
 # is done, queued or running is not submitted again, so the same command goes on after whatever happened. WORK/slurm holds
@@ -23,7 +24,7 @@ here=$top/pipelines
 . "$top/slurm/sweep.sh"
 say() { printf 'submit.sh: %s\n' "$*" >&2; }
 
-kind='' conf='' site=${SSM_SITE:-$top/slurm/site.conf} dry='' cancel='' sweep=''
+kind='' conf='' site=${SSM_SITE:-$top/slurm/site.conf} dry='' cancel='' sweep='' bcp=''
 while [ $# -gt 0 ]; do
     case $1 in
     --site) [ $# -ge 2 ] || usage_error "--site needs a file"; site=$2; shift ;;
@@ -32,13 +33,14 @@ while [ $# -gt 0 ]; do
     --cancel) cancel=yes ;;
     --sweep) [ $# -ge 2 ] || usage_error "--sweep needs OPTION=VALUE,VALUE..."; sweep="$sweep $2"; shift ;;
     --sweep=*) sweep="$sweep ${1#*=}" ;;
-    -h | --help) sed -n '5,13s/^# \{0,1\}//p' "$0"; exit 0 ;;
+    --bcp) bcp=yes ;;
+    -h | --help) sed -n '5,14s/^# \{0,1\}//p' "$0"; exit 0 ;;
     -*) usage_error "unknown option '$1' (--help)" ;;
     *) if [ -z "$kind" ]; then kind=$1; elif [ -z "$conf" ]; then conf=$1; else usage_error "'$1' is one argument too many"; fi ;;
     esac
     shift
 done
-[ -n "$conf" ] || usage_error "usage: submit.sh pretrain|finetune|extend FILE.conf [--site FILE] [--dry-run] [--cancel]"
+[ -n "$conf" ] || usage_error "usage: submit.sh pretrain|finetune|extend FILE.conf [--site FILE] [--dry-run] [--cancel] [--bcp]"
 case $kind in
 pretrain | finetune | extend) ;;
 *) usage_error "no pipeline '$kind' (pretrain, finetune, extend)" ;;
@@ -48,7 +50,7 @@ case $site in /*) ;; *) site=$PWD/$site ;; esac
 case $conf in /*) ;; *) conf=$PWD/$conf ;; esac
 site_read "$site"
 if [ -n "$conf_bin" ]; then export SSM_BIN="$conf_bin"; fi
-export SSM_CONTAINER="$conf_container"
+export SSM_CONTAINER="${conf_container:-${bcp:+bcp}}"
 work=$("$top/pipelines/$kind.sh" "$conf" --work) || exit
 case $work in /*) ;; *) work=$PWD/$work ;; esac
 rows=$("$top/pipelines/$kind.sh" "$conf" --list) || exit
@@ -66,6 +68,13 @@ if [ -n "$sweep" ]; then
 fi
 jobs=$dir/jobs
 logs=${conf_logs:-$dir}
+tab=$(printf '\t')
+if [ -n "$bcp" ]; then
+    # shellcheck source=slurm/bcp/spec.sh
+    . "$top/slurm/bcp/spec.sh"
+    bcp_spec
+    exit 0
+fi
 mkdir -p "$dir" "$logs"
 [ -n "$dry" ] || command -v sbatch >/dev/null || fail "no sbatch here: is this a login node of the cluster? (--dry-run needs none)"
 
@@ -116,14 +125,6 @@ write() {
     } >"$script.tmp"
     mv "$script.tmp" "$script"
 }
-quoted() { printf "'%s'" "$(printf %s "$1" | sed "s/'/'\\\\''/g")"; }
-# word TEXT: as the shell reads it back, plain where it can be
-word() {
-    case $1 in
-    '' | *[!A-Za-z0-9_./=:,@%+-]*) quoted "$1" ;;
-    *) printf %s "$1" ;;
-    esac
-}
 # directive NAME VALUE: a line of #SBATCH; blanks, quotes and # in it are part of the value
 directive() {
     case $2 in
@@ -168,7 +169,6 @@ submit() {
 
 # The stages in their order; each waits for all jobs of the one before.
 after='' how=afterok # what the next one waits for
-tab=$(printf '\t')
 while IFS=$tab read -r stage tasks ranks state <&3; do
     if [ "$state" = 'done' ]; then
         [ -n "$dry" ] || echo "$stage	done already"
