@@ -32,13 +32,14 @@ done
 cp "$top/tests/tap.sh" "$top/tests/tiny.sh" "$root/tests/"
 for t in "$top"/tests/cli/*.t; do
     case ${t##*/} in
-    0010-* | 8000-*) ;; # look at the source tree
+    0010-* | 80*) ;; # look at the source tree
     *) cp "$t" "$root/tests/cli/" ;;
     esac
 done
 # What the tests know as the top of the tree.
 ln -s ../../share/man/man1 "$root/tests/top/tools"
 ln -s ../../share/ssmtools/pipelines "$root/tests/top/pipelines"
+ln -s ../../share/ssmtools/slurm "$root/tests/top/slurm"
 
 for p in mpiexec.hydra hydra_pmi_proxy h5dump h5repack; do
     path=$(command -v $p) || fail "no $p (Debian packages mpich, hdf5-tools)"

@@ -49,6 +49,14 @@ for f in "$top"/pipelines/*.sh; do
     *) put "$program" share/ssmtools/pipelines "$f" ;;
     esac
 done
+for f in "$top"/slurm/* "$top"/slurm/bcp/*; do
+    folder=share/ssmtools${f#"$top"}
+    folder=${folder%/*}
+    case ${f#"$top"/slurm/} in
+    submit.sh | bcp/run.sh | bcp/launch.sh) put "$program" "$folder" "$f" ;;
+    *.sh | *.sbatch | *.json | site.conf.example) put "$data" "$folder" "$f" ;; # recipes stay; so does a site.conf, which is this site's
+    esac
+done
 put "$data" share/ssmtools/models "$top"/pipelines/models/*.conf
 put "$data" share/ssmtools/templates "$top"/pipelines/templates/*.template
 put "$data" lib/hdf5/plugin "$build/lib/libh5zstd.so"
