@@ -56,6 +56,7 @@ case $work in /*) ;; *) work=$PWD/$work ;; esac
 rows=$("$top/pipelines/$kind.sh" "$conf" --list) || exit
 dir=$work/slurm
 if [ -n "$sweep" ]; then
+    [ -z "$bcp" ] || usage_error "--sweep is for Slurm: Base Command has no arrays"
     [ "$conf_resume" != chain ] || usage_error "a sweep is an array already: it needs 'resume = requeue'"
     # shellcheck disable=SC2086
     root=$(sweep_root "$work" $sweep)
