@@ -60,8 +60,8 @@ ok 'the pipelines find the tools' '
     unset SSM_BIN; printf "work = w\ninput = text.txt\nencode = --split line\nvalid = 0.1\nmodel = hybrid-demo\n" >p.conf &&
     timeout -k 5 60 "$root/share/ssmtools/pipelines/pretrain.sh" p.conf data 2>log && grep -qF "$root/share/ssmtools/pipelines/../../../bin/tokshard" log && [ -e w/valid/index.h5 ]'
 ok 'slurm/: modes, no site of ours; submit.sh works from there' '
-    s=$root/share/ssmtools/slurm && for f in submit.sh bcp/run.sh bcp/launch.sh; do [ -x "$s/$f" ] || exit 1; done && for f in job.sh site.sh train.sbatch site.conf.example bcp/spec.sh bcp/example.json; do
-        [ -s "$s/$f" ] && [ ! -x "$s/$f" ] || { echo $f; exit 1; }; done && [ "$(cd "$s" && find . -type f | wc -l)" -eq 12 ] && [ ! -e "$s/site.conf" ] &&
+    s=$root/share/ssmtools/slurm && for f in submit.sh bcp/run.sh bcp/launch.sh; do [ -x "$s/$f" ] || exit 1; done && for f in job.sh site.sh sweep.sh train.sbatch site.conf.example bcp/spec.sh bcp/example.json; do
+        [ -s "$s/$f" ] && [ ! -x "$s/$f" ] || { echo $f; exit 1; }; done && [ "$(cd "$s" && find . -type f | wc -l)" -eq 13 ] && [ ! -e "$s/site.conf" ] &&
     unset SSM_BIN && printf "work = jobs\ninput = text.txt\nmodel = hybrid-demo\n" >j.conf && "$s/submit.sh" pretrain j.conf --site "$s/site.conf.example" --dry-run >out && grep -q "train.sbatch" out &&
     grep -qF "export SSM_HOME='\''${s%/slurm}'\''" jobs/slurm/train.sbatch && (SSM_HOME=${s%/slurm} && export SSM_HOME && . "$s/job.sh" && command -v job)'
 if command -v h5dump >/dev/null; then
