@@ -224,7 +224,7 @@ ok 'ids are kept; each stage waits for all jobs of the one before' '
     sed -n "s/:.*=\(afterok:[0-9:]*\) .*kill-on-invalid-dep=yes .*/ \1/p" calls >deps && printf "%s\n" "102 afterok:101" "103 afterok:101" "104 afterok:102:103" "105 afterok:104" "106 afterok:105" "107 afterok:106" "108 afterok:107" | diff - deps'
 ok 'again: what is alive is left alone, the rest waits for it' '
     dir="my '\''work'\''/eight/slurm" && live 103 105 && : >calls && submit pretrain eight.conf --site site.conf >out && grep -qx "share	is queued or runs: 103" out && grep -qx "train	is queued or runs: 105" out &&
-    sed -n "s/:.*afterok:\([0-9:]*\) .*/ \1/p" calls >deps && printf "%s\n" "110 103" "111 105" "112 111" "113 112" | diff - deps && grep -qx "index 110" "$dir/jobs" && [ "$(grep -c . "$dir/jobs")" -eq 8 ]' 
+    sed -n "s/:.*afterok:\([0-9:]*\) .*/ \1/p" calls >deps && printf "%s\n" "110 103" "111 105" "112 111" "113 112" | diff - deps && grep -qx "index 110" "$dir/jobs" && [ "$(grep -c . "$dir/jobs")" -eq 8 ]'
 ok 'what is done is not submitted' '
     : >calls && rm calls.alive && mkdir -p one/train one/valid && : >one/train/index.h5 && : >one/valid/index.h5 && : >one/run.done && submit pretrain one.conf --site site.conf >out &&
     grep -qx "train	done already" out && ! grep -q "train.sbatch" calls && head -n 1 calls | grep -q -v dependency && head -n 1 calls | grep -q "merge.sbatch"'
@@ -270,12 +270,11 @@ ok 'crashes with progress: any number' 'fresh "max_retries = 1" && for i in 1 20
 ok 'max_retries = 0: none' 'fresh "max_retries = 0" && after 93 "running 9" "without progress" && ! requeued'
 # told SIGNAL: the same with a training that waits for it; the signal goes to the batch shell alone
 told() {
-    FAKE=wait
+    FAKE='wait'
     export FAKE
     : >calls
     # sh ends by the signal's default when it comes before the trap is set: the training is there after that
     sh one/slurm/train.sbatch >log 2>&1 & pid=$!
-    n=$(ls -d one/run/inc-* 2>/dev/null | wc -l)
     until [ -n "$(cat one/run/inc-*/ready 2>/dev/null)" ]; do /bin/sleep 0.05; done
     kill -"$1" $pid
     wait $pid
@@ -302,7 +301,7 @@ ok 'a share of an array: task and offset; its failures are counted alone' '
 launches() {
     want=$1
     shift
-    fresh "$@" && after 0 "done 0" done && head -n 1 calls >got && grep -q -x -e "$want" got || { cat got; return 1; }
+    fresh "$@" && after 0 "done 0" "train: done" && head -n 1 calls >got && grep -q -x -e "$want" got || { cat got; return 1; }
 }
 cat >fake/mpiexec <<'SH'
 #!/bin/sh

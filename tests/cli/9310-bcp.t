@@ -156,7 +156,16 @@ ok 'without progress only so often, then 93' '
 ok 'a mistake is not repeated; a node that is not the first leaves it to that one; usage' '
     sed "s/^work.*/work = bad/; s/--warmup 1/--no-such/" job.conf >bad.conf && must_exit 2 job pretrain bad.conf 2>log && [ "$(grep -c "train: ssmtrain" log)" -eq 1 ] && : >calls && NGC_ARRAY_INDEX=1 job pretrain job.conf 2>log && [ ! -s calls ] &&
     must_exit 2 job pretrain 2>log && must_exit 2 job sleep job.conf 2>log'
+# until a process ends; after 20 seconds its training is stopped by hand
+ends() {
+    tries=0
+    while kill -0 "$1" 2>/dev/null; do
+        tries=$((tries + 1))
+        [ $tries -lt 200 ] || { echo stop >long/run/control; kill -KILL "$1"; return 1; }
+        sleep 0.1
+    done
+}
 ok 'TERM: the training saves, 75, and the next job goes on' '
     sed "s/^work.*/work = long/; s/--steps 6/--steps 100000/; s/--save-every 1/--save-every 0/" job.conf >long.conf && { (PATH=$tap_dir/fake:$PATH; exec "$SSM_TOP/slurm/bcp/run.sh" pretrain long.conf) 2>log & pid=$!; }
-    wait_for long/run/inc-0001/metrics.jsonl && kill -TERM $pid && must_exit 75 wait $pid && grep -q "^again " long/run/inc-0001/state && grep -q "told to end: exit code 75" log && [ ! -e long/run/control ] && ls -d long/run/inc-0001/step-*'
+    wait_for long/run/inc-0001/metrics.jsonl && kill -TERM $pid && ends $pid && must_exit 75 wait $pid && grep -q "^again " long/run/inc-0001/state && grep -q "told to end: exit code 75" log && [ ! -e long/run/control ] && ls -d long/run/inc-0001/step-*'
 done_testing
