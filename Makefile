@@ -3,6 +3,7 @@
 #
 #   make demo    the main job: real text -> shards -> trained model -> merged checkpoint -> scores, report
 #   make check   every test
+#   make check-slurm   trainings on a Slurm that is made for it, with faults (minutes; needs root)
 #   make fuzz    the readers of other people's files, SECONDS_EACH=60, with clang
 #   make info    what was detected and what the knobs are set to
 #
@@ -96,7 +97,7 @@ TOOL_BIN := $(TOOLS:%=$O/bin/%)
 TEST_BIN := $(TEST_BINS:%=$O/tests/%)
 PLUGIN := $(if $(wildcard common/io/h5zstd_plugin.c),$O/lib/libh5zstd.so)
 
-.PHONY: all tools tests plugin info deps demo check check-unit check-san check-long perf fuzz lint format install bundle clean force
+.PHONY: all tools tests plugin info deps demo check check-unit check-san check-long check-slurm perf fuzz lint format install bundle clean force
 all: tools
 tools: $(TOOL_BIN) $(PLUGIN)
 tests: $(TEST_BIN)
@@ -201,6 +202,12 @@ check-long: check
 .PHONY: run-long
 run-long:
 	@$(TEST_ENV) ASAN_OPTIONS=detect_leaks=0 $(PROVE) $(sort $(wildcard tests/cli/*.t))
+
+# On clusters of several nodes that are made and unmade on this machine, one a file (tests/slurm/lab.sh); needs root.
+check-slurm: deps
+	+@$(MAKE) WERROR=1 tools
+	-@sh tests/slurm/lab.sh install
+	@$(TEST_ENV) prove -j4 --timer $(sort $(wildcard tests/slurm/*.t))
 
 # ---- fuzzing, with clang: one file in tests/fuzz is one target ----
 SECONDS_EACH ?= 60

@@ -1,0 +1,24 @@
+#!/bin/sh
+# 1000-lost.t - what a training loses ranks, nodes and checkpoints to, under Slurm
+# SPDX-License-Identifier: MIT
+nodes=3
+. "${0%/*}/slurm.sh"
+project rank 4 --steps 400
+undisturbed 4 --steps 400
+
+scenario 'a rank is killed: the job ends on all nodes within seconds, is requeued, and ends with the same bits' '
+    train rank && at_step rank 120 && kill -KILL $(rank n2) && poll 10 no_ranks &&
+    completed && restarted 1 && resumed rank 1 && same rank ref-4'
+scenario 'the newest checkpoint is cut short: the one before is taken, with a warning' '
+    project cut 4 --steps 400 && train cut && at_step cut 170 && kill -KILL $(rank n1) && poll 10 no_ranks &&
+    newest=$(ls -d cut/run/inc-*/step-*/index.h5 | tail -n 1) && truncate -s -100 "${newest%/*}"/part-00002* &&
+    completed && grep -q "passed over.*part-00002" cut/slurm/*.out && resumed cut 1 &&
+    [ "$(first_step cut 2)" -lt "$(basename "${newest%/*}" | sed "s/step-0*//")" ] && same cut ref-4'
+scenario 'a node loses power, that of the batch script: requeued on the others' '
+    project power 4 --steps 400 && train power && at_step power 120 && $lab kill-node n1 && $lab down-node n1 &&
+    completed && restarted 1 && resumed power 1 && same power ref-4 && [ "$(state NodeList)" = "n[2-3]" ]'
+$lab start-node n1
+scenario 'mpiexec, which may end with 0 when a node is lost, is not believed' '
+    project hydra 4 --steps 400 && echo "launcher = mpiexec" >>hydra.site && train hydra && at_step hydra 120 && $lab kill-node n2 &&
+    poll 60 is_pending && $lab down-node n2 && completed && resumed hydra 1 && same hydra ref-4'
+done_testing
