@@ -29,13 +29,14 @@
 #include "common/train/schedule.h"
 #include "common/train/trainer.h"
 #include "common/train/valids.h"
+#include "common/train/watch.h"
 
 static struct {
     const char *config, *model, *run, *blend, *ramp, *init_from, *freeze, *valid;
     int64_t steps, samples, tokens, batch, micro, seq_len, warmup, lr_decay, seed, save_every, keep,
         keep_every, log_every, threads, stop_at, valid_every, valid_tokens, max_skips;
     double lr, min_lr, beta1, beta2, eps, decay, clip, save_minutes, ema, skip_loss_z, skip_grad_z,
-        time_limit;
+        time_limit, hang_limit;
     int schedule, style, order, recompute, sync;
     bool dry, keep_optimizer, tensorboard;
 } o = { .steps = 1000,
@@ -115,6 +116,8 @@ static struct opt options[] = {
     OPT_INT(0, "stop-at", "N", &o.stop_at, 0, 1e12, "save and exit 75 after this step; 0: no"),
     OPT_REAL(0, "time-limit", "X", &o.time_limit, 0, 1e9,
              "save and exit 75 before so many minutes of this start are over; 0: no"),
+    OPT_REAL(0, "hang-limit", "X", &o.hang_limit, 0, 1e9,
+             "a rank that is at one thing for more seconds says so and ends with 75; 0: never"),
     OPT_FLAG(0, "tensorboard", &o.tensorboard, "write event files for TensorBoard beside the metrics"),
     OPT_INT(0, "log-every", "N", &o.log_every, 1, 1e9, "seconds between lines when there is no terminal"),
     OPT_INT(0, "threads", "N", &o.threads, 0, 4096,
@@ -342,9 +345,11 @@ static int run(int n_args, char **args)
                              .deadline = &deadline,
                              .step = -1,
                              .begun = now_seconds() };
+    watch_begin(o.hang_limit);
     if (comm->rank == 0)
         k.dir = rundir_begin(o.run, 12);
     comm_barrier(comm);
+    watch_phase("opening a checkpoint", 0);
     struct ckpt *from = resume_open_newest(comm, o.run);
     if (from)
         resume_check_run(from, &c, &k.identity);
@@ -353,6 +358,7 @@ static int run(int n_args, char **args)
     struct trainer *t = k.t = trainer_create(&c, be, comm, &to);
     /* Until one is measured: 200 MB/s a rank. */
     deadline.save = (double)t->net->ps.slab * 12 / comm->size / 2e8;
+    watch_phase("loading a checkpoint", 0);
     char *history = resume_load(t, from, base, o.keep_optimizer, o.seed);
     k.history = history;
     if (from)
@@ -381,6 +387,7 @@ static int run(int n_args, char **args)
         note(1, "all %lld steps are done already", (long long)t->step);
     else
         code = train(&k, &data, &valids, &ro);
+    watch_phase("end", t->step);
     if (comm->rank == 0) {
         rundir_tell(k.dir, code == EXIT_DONE ? "done" : "again", t->step);
         rundir_end(k.dir);

@@ -11,6 +11,7 @@
 #include "common/base/meter.h"
 #include "common/base/out.h"
 #include "control.h"
+#include "watch.h"
 
 static bool still_ours(void *arg)
 {
@@ -35,6 +36,7 @@ void checkpoints_publish(struct checkpoints *k)
 {
     if (!k->t->saving)
         return;
+    watch_phase("publishing a checkpoint", k->t->step);
     if (!trainer_save_publish(k->t, still_ours, k)) {
         if (k->dir)
             rundir_demand_newest(k->dir);
@@ -64,6 +66,7 @@ static void begin(struct checkpoints *k, bool last)
     char dir[4096] = "";
     int64_t step = k->t->step;
     checkpoints_publish(k);
+    watch_phase("save", step);
     if (!trainer_is_finite(k->t)) {
         checkpoints_tell_stay(k);
         die_code(

@@ -10,6 +10,7 @@
 #include "common/base/signals.h"
 #include "control.h"
 #include "report.h"
+#include "watch.h"
 
 /* The control file's word, on rank 0, but for a save that is under way already. */
 static enum control read_control(const struct checkpoints *k)
@@ -60,12 +61,14 @@ int run_train(struct checkpoints *k, struct loader *loader, const struct valids 
     report_begin(&report, t, k->dir, k->deadline, last, o->log_every, valids->n > 0, o->events);
     for (bool stop = false; t->step < last && !stop;) {
         double begin = now_seconds(), wait = 0;
+        watch_phase("waiting for data", t->step + 1);
         const struct loaded *batch = loader_next(loader, &wait);
         double rate =
             schedule_rate(&o->schedule, length_position(&o->length, t->step + 1, t->samples + batch->batch));
         enum control control = read_control(k);
         struct step_report s = trainer_step(t, batch, rate, wish(k, control, o->save_minutes, valids->n && is_due(t->step + 1, o->valid_every)));
         double seconds = now_seconds() - begin;
+        watch_phase("report", t->step);
         stop = s.stop || (o->stop_at > 0 && t->step >= o->stop_at);
         k->deadline->step = fmax(k->deadline->step, seconds);
         report_step(&report, &s, rate, seconds, wait);
@@ -77,6 +80,7 @@ int run_train(struct checkpoints *k, struct loader *loader, const struct valids 
             double looked = now_seconds();
             report_pause(&report);
             for (size_t i = 0; i < valids->n; i++) {
+                watch_phase("look at a held-out set", t->step);
                 struct metrics_valid look = valids_look(valids, i, t, o->valid_tokens);
                 report_look(&report, &look);
             }

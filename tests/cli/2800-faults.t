@@ -68,4 +68,19 @@ if ${MPIEXEC:-mpiexec} -n 2 true 2>/dev/null; then
 else
     skip 'two ranks are taken over from' 'no mpiexec'
 fi
+
+# ---- --hang-limit ----
+ok '--hang-limit: a run that goes on is left alone' 'train --steps 300 --save-every 50 --hang-limit 20 -o fine && state fine 0001 "done 300"'
+if ${MPIEXEC:-mpiexec} -n 2 true 2>/dev/null; then
+    ok '--hang-limit: a rank stands still; the other says where it waits, and the job ends' '
+        timeout -k 5 30 ${MPIEXEC:-mpiexec} -n 2 "$SSM_BIN/ssmtrain" -q $base $long --save-every 0 --hang-limit 1.5 -o hang data 2>err & pid=$!
+        wait_for hang/inc-0001/metrics.jsonl && read -r _ rank _ <hang/inc-0001/lock && kill -STOP "$rank"
+        wait $pid; rc=$?; kill -KILL "$rank" 2>/dev/null
+        [ $rc -ne 0 ] && [ $rc -ne 124 ] && [ $rc -ne 137 ] && [ "$(grep -c "hangs: rank" err)" -eq 1 ] && grep -q "hangs: rank 1 on .*, step [0-9]*, [a-z ]* for [0-9.]* s: more than --hang-limit 1.5" err && state hang 0001 "running 0" || { echo "$rc"; cat err; exit 1; }'
+else
+    skip '--hang-limit' 'no mpiexec'
+fi
+ok '--hang-limit: the process ends with 75' '
+    must_exit 75 timeout 60 "$SSM_BIN/ssmtrain" -q --model ./tiny.conf --batch 64 --seq-len 1024 --steps 100000 --hang-limit 0.02 -o alone data 2>err &&
+    one_line err && grep -q "hangs: rank 0 on " err && state alone 0001 "running 0"'
 done_testing
