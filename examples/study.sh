@@ -9,7 +9,7 @@
 # second training, and how many of the numbers that a phone book holds it can say after it.
 # Environment: BIN tools; CORPUS text files, SPLIT how they are cut (tokshard encode); STUDY folder of everything made (./study);
 # MODELS; STEPS, TUNE_STEPS, BATCH, RANKS of each training; AT_ONCE trainings side by side; LENGTHS; TRAIN, TUNE more options.
-# With its numbers: an hour on two cores.
+# With its numbers: an hour and a quarter on two cores.
 set -eu
 top=$(cd "$(dirname "$0")/.." && pwd)
 bin=${BIN:-$top/build/release/bin}
@@ -18,7 +18,7 @@ corpus=${CORPUS:?which text? CORPUS=FILE}
 split=${SPLIT:---split para --utf8 replace}
 models=${MODELS:-hybrid-demo mamba2-demo gpt-demo}
 steps=${STEPS:-500}
-tune_steps=${TUNE_STEPS:-320}
+tune_steps=${TUNE_STEPS:-600}
 batch=${BATCH:-40}
 ranks=${RANKS:-2}
 at_once=${AT_ONCE:-1}
