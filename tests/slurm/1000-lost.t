@@ -18,7 +18,9 @@ scenario 'a node loses power, that of the batch script: requeued on the others' 
     project power 4 --steps 400 && train power && at_step power 120 && $lab kill-node n1 && $lab down-node n1 &&
     completed && restarted 1 && resumed power 1 && same power ref-4 && [ "$(state NodeList)" = "n[2-3]" ]'
 $lab start-node n1
+# Whether mpiexec ends with 0 or 255 then is chance; this one always says 0.
+mkdir bin && printf '#!/bin/sh\n%s "$@" || :\n' "$(command -v mpiexec)" >bin/mpiexec && chmod +x bin/mpiexec
 scenario 'mpiexec, which may end with 0 when a node is lost, is not believed' '
-    project hydra 4 --steps 400 && echo "launcher = mpiexec" >>hydra.site && train hydra && at_step hydra 120 && $lab kill-node n2 &&
-    poll 60 is_pending && $lab down-node n2 && completed && resumed hydra 1 && same hydra ref-4'
+    project hydra 4 --steps 400 && echo "launcher = mpiexec" >>hydra.site && (PATH=$PWD/bin:$PATH && train hydra && echo $job >job) && read -r job <job &&
+    at_step hydra 120 && $lab kill-node n2 && poll 60 restarted 1 && $lab down-node n2 && completed && resumed hydra 1 && same hydra ref-4'
 done_testing
