@@ -97,7 +97,7 @@ TOOL_BIN := $(TOOLS:%=$O/bin/%)
 TEST_BIN := $(TEST_BINS:%=$O/tests/%)
 PLUGIN := $(if $(wildcard common/io/h5zstd_plugin.c),$O/lib/libh5zstd.so)
 
-.PHONY: all tools tests plugin info deps demo check check-unit check-san check-long check-slurm perf fuzz lint format install bundle clean force
+.PHONY: all tools tests plugin info deps demo check check-unit check-san check-long check-slurm check-slurm-long perf fuzz lint format install bundle clean force
 all: tools
 tools: $(TOOL_BIN) $(PLUGIN)
 tests: $(TEST_BIN)
@@ -207,7 +207,10 @@ run-long:
 check-slurm: deps
 	+@$(MAKE) WERROR=1 tools
 	-@sh tests/slurm/lab.sh install
-	@$(TEST_ENV) prove -j4 --timer $(sort $(wildcard tests/slurm/*.t))
+	@$(TEST_ENV) prove -j4 --timer $(filter-out $(SLURM_LONG),$(sort $(wildcard tests/slurm/*.t)))
+SLURM_LONG := tests/slurm/9000-kills.t
+check-slurm-long: check-slurm
+	@$(TEST_ENV) prove -v --timer $(SLURM_LONG)
 
 # ---- fuzzing, with clang: one file in tests/fuzz is one target ----
 SECONDS_EACH ?= 60
