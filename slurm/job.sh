@@ -70,6 +70,13 @@ is_told_early() {
 is_preempted() { is_told_early && scontrol show job -o "$SLURM_JOB_ID" 2>/dev/null | grep -q 'PreemptTime=[0-9]'; }
 is_cancelled() { is_told_early && ! is_preempted; }
 
+# Has Slurm started this job anew while this copy lived on, on a node that it thought dead? Then the job's id is the new copy's,
+# and so is all that follows.
+is_superseded() {
+    restarts=$(scontrol show job -o "$SLURM_JOB_ID" 2>/dev/null | sed -n 's/.* Restarts=\([0-9]*\).*/\1/p')
+    [ "${restarts:-0}" -gt "${SLURM_RESTART_COUNT:-0}" ]
+}
+
 # again WHY: this job once more; in a chain its next job goes on.
 again() {
     if [ "$conf_resume" = chain ] && [ "$stage" = train ] && [ -n "${SLURM_ARRAY_TASK_ID:-}" ]; then
@@ -131,6 +138,10 @@ job() {
     work=$("$here/$kind.sh" "$conf" --work) || exit
     say "$stage${share:+ $share} of $kind.sh $conf, start $((${SLURM_RESTART_COUNT:-0} + 1)), ${SLURM_JOB_NODELIST:-}"
     run_told "$here/$kind.sh" "$conf" "$stage${share:+:$share}"
+    if [ "$code" -ne 0 ] && is_superseded; then
+        say "$stage: exit code $code; Slurm has started this job anew, this copy does nothing more"
+        exit "$code"
+    fi
     case $code in
     0) rm -f "$work/slurm/$stage${share:+-${share%/*}}.tries" ;;
     2 | 93) stay "$code" "$stage: exit code $code, not run again" ;;

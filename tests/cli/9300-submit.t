@@ -50,7 +50,7 @@ SH
 cat >fake/scontrol <<'SH'
 #!/bin/sh
 case $1 in
-show) echo "JobId=$4 PreemptTime=${PREEMPTED:-None}" ;;
+show) echo "JobId=$4 PreemptTime=${PREEMPTED:-None} Restarts=${RESTARTS:-0} BatchFlag=1" ;;
 *) echo "scontrol $*" >>"$CALLS"; [ ! -e "$CALLS.forbidden" ] ;;
 esac
 SH
@@ -262,6 +262,9 @@ ok 'the launcher says 0 and no start was made' 'fresh && SRUN_CODE=0 && export S
 ok '75: back into the queue, and this copy waits for its end' 'fresh && after 75 "again 75 3" "back into the queue" && requeued && grep -qx "sleep 60" calls'
 ok 'the launcher hides a 75' 'fresh && SRUN_CODE=143 && export SRUN_CODE && after 75 "again 75 3" "exit code 75" && requeued'
 ok '75, and requeue is forbidden: it says what to do' 'fresh && : >calls.forbidden && after 75 "again 75 3" "submit it again"; code=$?; rm calls.forbidden; [ $code -eq 0 ] && ! grep sleep calls'
+ok 'Slurm has started the job anew elsewhere: this copy asks for nothing, and counts no try' '
+    fresh && RESTARTS=1 && export RESTARTS && after 75 "again 75 3" "anew, this copy does nothing more" && ! requeued && after 1 "running 1" "anew" && [ ! -e one/slurm/train.tries ] &&
+    SLURM_RESTART_COUNT=1 && export SLURM_RESTART_COUNT && after 75 "again 75 3" "back into" && requeued'
 ok '93 and 2: stays' 'fresh && after 93 "stay 93" "not run again" && ! requeued && after 2 usage "not run again" && ! requeued && SRUN_CODE=143 && export SRUN_CODE && after 93 "stay 93" "not run again" && ! requeued'
 ok 'crashes without progress: so many, then 93; who submits it again may try as often' '
     fresh "max_retries = 2" && for i in 1 2; do : >calls; after 75 "running 9" "back into" && requeued || exit 1; done; : >calls

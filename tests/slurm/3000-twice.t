@@ -15,7 +15,7 @@ scenario 'a node that Slurm thinks dead goes on: the copy there is fenced out by
     project split 2 --steps 400 && train split && at_step split 120 && [ "$(state BatchHost)" = n1 ] && $lab kill-slurmd n1 && $lab freeze n1 && held=$(last_step split 1) &&
     find split/run/inc-0001 -name index.h5 | sort >before && $lab down-node n1 && at_step split 250 && $lab thaw n1 &&
     poll 20 eval "[ -z \"\$(\$lab pids n1 ssmtrain)\" ]" && [ "$(last_step split 1)" -le $((held + 1)) ] && find split/run/inc-0001 -name index.h5 | sort | cmp before - &&
-    completed && resumed split 1 && same split ref-2 || { cat split/slurm/*.out; false; }'
+    completed && restarted 1 && resumed split 1 && same split ref-2 || { cat split/slurm/*.out; false; }'
 $lab start-node n1
 full() { dd if=/dev/zero of="$LAB/small/filler" bs=4k 2>/dev/null; :; }
 project full 4 --steps 400
