@@ -154,7 +154,7 @@ ok 'after 75 it goes on by itself, until all is done' '
 ok 'without progress only so often, then 93' '
     sed "s/^work.*/work = dies/" job.conf >dies.conf && DIES=yes SSM_MAX_RETRIES=2 && export DIES SSM_MAX_RETRIES && must_exit 93 job pretrain dies.conf 2>log && [ "$(grep -c "exit code 9; goes on" log)" -eq 2 ] && grep -q "2 starts in a row without progress" log'
 ok 'a mistake is not repeated; a node that is not the first leaves it to that one; usage' '
-    sed "s/^work.*/work = bad/; s/--warmup 1/--no-such/" job.conf >bad.conf && must_exit 2 job pretrain bad.conf 2>log && [ "$(grep -c "train: ssmtrain" log)" -eq 1 ] && : >calls && NGC_ARRAY_INDEX=1 job pretrain job.conf 2>log && [ ! -s calls ] &&
+    sed "s/^work.*/work = bad/; s/--warmup 1/--no-such/" job.conf >bad.conf && must_exit 2 job pretrain bad.conf 2>log && [ "$(grep -c "ssmtrain -o" log)" -eq 1 ] && : >calls && NGC_ARRAY_INDEX=1 job pretrain job.conf 2>log && [ ! -s calls ] &&
     must_exit 2 job pretrain 2>log && must_exit 2 job sleep job.conf 2>log'
 # until a process ends; after 20 seconds its training is stopped by hand
 ends() {
