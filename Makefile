@@ -97,7 +97,7 @@ TOOL_BIN := $(TOOLS:%=$O/bin/%)
 TEST_BIN := $(TEST_BINS:%=$O/tests/%)
 PLUGIN := $(if $(wildcard common/io/h5zstd_plugin.c),$O/lib/libh5zstd.so)
 
-.PHONY: all tools tests plugin info deps demo check check-unit check-san check-long check-slurm check-slurm-long perf fuzz lint format install bundle clean force
+.PHONY: all tools tests plugin info deps demo check check-unit check-long check-slurm check-slurm-long perf fuzz lint format install bundle clean force
 all: tools
 tools: $(TOOL_BIN) $(PLUGIN)
 tests: $(TEST_BIN)

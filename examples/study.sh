@@ -133,18 +133,20 @@ set datafile separator '\t'
 set multiplot layout 1,2
 set logscale x 2
 set grid
-set key bottom left
+set key top right
 set xlabel 'context, tokens'
 set arrow from $seq_len, graph 0 to $seq_len, graph 1 nohead dashtype 2 linecolor rgb 'gray'
-set label 'trained at' at $seq_len, graph 0.97 right offset -0.5,0 textcolor rgb 'gray'
+set label 'trained at' at $seq_len, graph 0.05 right offset -0.5,0 textcolor rgb 'gray'
 set title 'held-out text'
 set ylabel 'bits per byte'
 plot ${bits#, }
 set title 'phone book: numbers said right'
 set ylabel 'accuracy'
-set yrange [-0.02:1.02]
+set yrange [-0.05:1.05]
+set key center right
 plot ${books#, }
 PLOT
+    sed -i 's/[[:space:]]*$//' "$study/study.svg"
 }
 
 stages=${*:-data train tune eval table plot}
