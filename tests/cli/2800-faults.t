@@ -31,7 +31,7 @@ ok 'state: stay when the run has diverged' '
 long="--steps 1000000 --time-limit 1" # what does not stop as it should ends by itself
 lines() { wc -l <"$1"; }
 # attempt N command: as the N-th restart of job 7
-attempt() { n=$1; shift; SLURM_JOB_ID=7 SLURM_RESTART_COUNT=$n "$@"; }
+attempt() { restart=$1; shift; SLURM_JOB_ID=7 SLURM_RESTART_COUNT=$restart "$@"; }
 start() { # RUN SAVE-EVERY: an endless run in the background, as the first attempt
     dir=$1
     SLURM_JOB_ID=7 SLURM_RESTART_COUNT=0 "$SSM_BIN/ssmtrain" -q $base $long --save-every "$2" --keep 2 -o "$dir" data 2>old.err & pid=$!
