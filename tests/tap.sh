@@ -30,7 +30,7 @@ ok() {
     else
         n_failed=$((n_failed + 1))
         echo "not ok $n_tests - $1"
-        printf '%s\n%s\n' "$2" "$tap_out" | sed 's/^/#   /'
+        printf '%s\n' "not ok: ${0##*/}: $1" "$2" "$tap_out" | sed 's/^/#   /' >&2 # prove shows this, and not the line above
     fi
 }
 

@@ -6,18 +6,18 @@ nodes=3
 project made-way 4 --steps 400
 undisturbed 4 --steps 400
 scenario 'a more important job takes the nodes: saved in its grace, requeued, goes on when there is room' '
-    train made-way && at_step made-way 120 && r=$(rank n2) && hold $r &&
+    train made-way && hold_at made-way 120 n2 && r=$held &&
     sbatch -p urgent -N 3 -n 12 -o urgent.out --wrap "sleep 2; date" && { poll 60 told $r TERM; rc=$?; let_go $r; [ $rc -eq 0 ]; } && completed && restarted 1 && seamless made-way 1 && same made-way ref-4 && [ -s urgent.out ]'
 scenario 'the limit of time comes: USR1, saved, requeued' '
-    project late 4 --steps 400 && train late --time=1 --signal=USR1@55 && at_step late 60 && r=$(rank n2) && hold $r &&
+    project late 4 --steps 400 && train late --time=1 --signal=USR1@55 && hold_at late 60 n2 && r=$held &&
     { poll 60 told $r USR1; rc=$?; let_go $r; [ $rc -eq 0 ]; } && completed && restarted 1 && seamless late 1 && same late ref-4'
 scenario 'TERM and USR1 at once, and again, to one rank: all stop after the same step' '
-    project both 4 --steps 400 && train both && at_step both 120 && r=$(rank n2 2) &&
-    { kill -TERM $r; kill -USR1 $r; kill -TERM $r; kill -USR1 $r; :; } && completed && restarted 1 && seamless both 1 &&
+    project both 4 --steps 400 && train both && hold_at both 120 n2 2 && r=$held &&
+    { kill -TERM $r; kill -USR1 $r; kill -TERM $r; kill -USR1 $r; let_go $r; } && completed && restarted 1 && seamless both 1 &&
     grep -q "exit code 75" both/slurm/*.out && same both ref-4'
 scenario 'RUN/control: save, and goes on; stop, and is requeued' '
-    project asked 4 --steps 400 && train asked && at_step asked 60 && echo save >asked/run/control && poll 20 [ ! -e asked/run/control ] &&
-    at_step asked 120 && echo stop >asked/run/control && completed && restarted 1 && seamless asked 1 && same asked ref-4 &&
+    project asked 4 --steps 400 && train asked && hold_at asked 60 n2 && echo save >asked/run/control && let_go $held && poll 20 [ ! -e asked/run/control ] &&
+    hold_at asked 120 n2 && echo stop >asked/run/control && let_go $held && completed && restarted 1 && seamless asked 1 && same asked ref-4 &&
     ls -d asked/run/inc-0001/step-*[1-9] asked/run/inc-0001/step-*[1-46-9]0 2>/dev/null | grep -q step'
 scenario 'signals that reach the batch script before its ranks have ended; scancel saves, and is the end; sent again it goes on' '
     project shell 4 --steps 400 && train shell && at_step shell 60 && scancel --signal=USR1 --batch $job && starts shell 2 && seamless shell 1 &&

@@ -12,7 +12,9 @@
 #   starts NAME N                    when its N-th start has made a step
 #   ended [SECONDS]                  when $job is over; fails after that long [90]
 #   completed                        and it was with success
-#   hold PID, let_go PID             a rank, and so its training, stands still, however fast the machine is; the signals that it gets wait
+#   hold_at NAME STEP nK [I]         when it has come to this step, rank nK I is held: it, and so its training, stands still,
+#                                    however fast the machine is; the signals that it gets wait. Sets $held, its pid
+#   let_go PID                       it goes on
 #   told PID SIGNAL                  one of these does (TERM, USR1), or the rank has gone
 #   seamless NAME N, resumed NAME N  its N-th start saved when told to, the next lost no step; the next began at a checkpoint
 #   rank nK [I]                      pid of the I-th [1] rank on this node
@@ -117,7 +119,19 @@ completed() {
 }
 restarted() { [ "$(state Restarts)" -eq "$1" ] || { echo "started again $(state Restarts) times, not $1"; return 1; }; }
 rank() { $lab pids "$1" ssmtrain | sed -n "${2:-1}p"; }
-hold() { kill -STOP "$1"; }
+# Looks at nothing but the file once it has the pid: a step may be a millisecond.
+hold_at() {
+    starts "$1" 1 && held=$(rank "$3" "${4:-1}") && [ -n "$held" ] || return 1
+    { set +x; } 2>/dev/null
+    waits=3000
+    until has_step "$1" "$2"; do
+        waits=$((waits - 1))
+        [ $waits -gt 0 ] || { set -x; echo "not within a minute: step $2"; return 1; }
+        sleep 0.02
+    done
+    set -x
+    kill -STOP "$held"
+}
 let_go() { kill -CONT "$1" 2>/dev/null || :; }
 told() {
     case $2 in TERM) bit=0x4000 ;; USR1) bit=0x200 ;; esac
