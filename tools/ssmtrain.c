@@ -34,7 +34,7 @@
 static struct {
     const char *config, *model, *run, *blend, *ramp, *init_from, *freeze, *valid;
     int64_t steps, samples, tokens, batch, micro, seq_len, warmup, lr_decay, seed, save_every, keep,
-        keep_every, log_every, threads, stop_at, valid_every, valid_tokens, max_skips;
+        keep_every, log_every, slowest_every, threads, stop_at, valid_every, valid_tokens, max_skips;
     double lr, min_lr, beta1, beta2, eps, decay, clip, save_minutes, ema, skip_loss_z, skip_grad_z,
         time_limit, hang_limit;
     int schedule, style, order, recompute, sync;
@@ -50,6 +50,7 @@ static struct {
         .max_skips = 10,
         .keep = 3,
         .log_every = 10,
+        .slowest_every = 1000,
         .lr = 1e-3,
         .min_lr = -1,
         .beta1 = 0.9,
@@ -120,6 +121,8 @@ static struct opt options[] = {
              "a rank that is at one thing for more seconds says so and ends with 75; 0: never"),
     OPT_FLAG(0, "tensorboard", &o.tensorboard, "write event files for TensorBoard beside the metrics"),
     OPT_INT(0, "log-every", "N", &o.log_every, 1, 1e9, "seconds between lines when there is no terminal"),
+    OPT_INT(0, "slowest-every", "N", &o.slowest_every, 0, 1e12,
+            "steps between lines that tell which of several ranks is the slowest; 0: none"),
     OPT_INT(0, "threads", "N", &o.threads, 0, 4096,
             "a rank; 0: OMP_NUM_THREADS, or the cores shared by the ranks"),
     OPT_FLAG('n', "dry-run", &o.dry, "print shapes, parameters, FLOPs and memory, and end"),
@@ -379,6 +382,7 @@ static int run(int n_args, char **args)
                                     .valid_every = o.valid_every,
                                     .valid_tokens = o.valid_tokens,
                                     .stop_at = o.stop_at,
+                                    .slowest_every = o.slowest_every,
                                     .max_skips = o.max_skips,
                                     .log_every = (double)o.log_every,
                                     .events = o.tensorboard };

@@ -95,6 +95,20 @@ void metrics_write_valid(struct metrics *m, const struct metrics_valid *l)
     put(m, &b);
 }
 
+void metrics_write_slowest(struct metrics *m, int64_t step, const struct slowest *s)
+{
+    struct buf b = { 0 };
+    buf_addf(&b, "{\"step\":%lld,\"steps\":%lld,\"rank\":%d,\"host\":\"", (long long)step, (long long)s->steps, s->rank);
+    add_text(&b, s->host);
+    buf_addf(&b, "\"");
+    add_real(&b, "compute", "%.6f", s->compute);
+    add_real(&b, "data_wait", "%.6f", s->wait);
+    add_real(&b, "mean_compute", "%.6f", s->mean_compute);
+    add_real(&b, "mean_data_wait", "%.6f", s->mean_wait);
+    buf_addf(&b, "}\n");
+    put(m, &b);
+}
+
 void metrics_close(struct metrics *m)
 {
     if (!m)

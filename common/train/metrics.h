@@ -12,12 +12,18 @@
  * seconds to the end of the job, null when it has none. Only rank 0 writes; a line is one write(), so a
  * reader sees whole lines but for the last one of a killed run. After a resume the steps since the checkpoint
  * stand in two incarnations' files: the higher incarnation counts.
+ *
+ * slowest.jsonl: one line every so many steps, of the rank that took longest since the line before (pace.h):
+ * {"step":100,"steps":100,"rank":3,"host":"n2","compute":0.41,"data_wait":0.001,"mean_compute":0.32,"mean_data_wait":0.001}
+ * seconds a step.
  */
 #ifndef SSM_METRICS_H
 #define SSM_METRICS_H
 
 #include <stdbool.h>
 #include <stdint.h>
+
+#include "pace.h"
 
 /* valid.jsonl: one line a set that was looked at. loss in nats a token, bpb bits per byte of text (NaN, in the file null, where the set
  * knows no bytes). */
@@ -42,6 +48,7 @@ struct metrics;
 struct metrics *metrics_open(const char *path);
 void metrics_write(struct metrics *m, const struct metrics_line *line);
 void metrics_write_valid(struct metrics *m, const struct metrics_valid *line);
+void metrics_write_slowest(struct metrics *m, int64_t step, const struct slowest *s);
 void metrics_close(struct metrics *m);
 
 #endif

@@ -21,7 +21,7 @@ static struct metrics *open_metrics(const struct report *r, const char *name)
 }
 
 void report_begin(struct report *r, const struct trainer *t, struct rundir *dir,
-                  const struct deadline *deadline, int64_t last, double log_every, bool looks, bool events)
+                  const struct deadline *deadline, int64_t last, double log_every, bool looks, bool slowest, bool events)
 {
     *r = (struct report){ .t = t, .deadline = deadline, .dir = dir, .first = t->step, .last = last };
     if (!dir)
@@ -29,6 +29,7 @@ void report_begin(struct report *r, const struct trainer *t, struct rundir *dir,
     r->flops = 3 * net_flops(&t->net->c, t->opt.seq_len);
     r->steps = open_metrics(r, "metrics.jsonl");
     r->looks = looks ? open_metrics(r, "valid.jsonl") : NULL;
+    r->slowest = slowest ? open_metrics(r, "slowest.jsonl") : NULL;
     progress_begin(&r->bar, r->first, last, log_every);
     r->started = now_seconds();
     r->events = events ? events_open(rundir_path(dir)) : NULL;
@@ -137,12 +138,24 @@ void report_look(struct report *r, const struct metrics_valid *l)
     note(1, "step %lld  valid '%s'  loss %.4f  ppl %.4g%s", (long long)l->step, l->set, l->loss, l->ppl, bits);
 }
 
+void report_slowest(struct report *r, const struct slowest *s)
+{
+    if (!r->dir)
+        return;
+    rundir_demand_newest(r->dir);
+    metrics_write_slowest(r->slowest, r->t->step, s);
+    report_pause(r);
+    note(1, "step %lld  slowest of %d ranks is %d on %s: %.3f s of computing and %.3f s of waiting for data a step; mean %.3f s and %.3f s",
+         (long long)r->t->step, r->t->comm->size, s->rank, s->host, s->compute, s->wait, s->mean_compute, s->mean_wait);
+}
+
 void report_pause(struct report *r) { progress_end(&r->bar); }
 
 void report_end(struct report *r)
 {
     metrics_close(r->steps);
     metrics_close(r->looks);
+    metrics_close(r->slowest);
     events_close(r->events);
     char words[80], a[32];
     snprintf(words, sizeof words, "step %lld of %lld, %stokens/s", (long long)r->t->step, (long long)r->last,

@@ -20,7 +20,7 @@ struct report {
     const struct trainer *t;
     const struct deadline *deadline;
     struct rundir *dir;         /* NULL but on rank 0 */
-    struct metrics *steps, *looks;
+    struct metrics *steps, *looks, *slowest;
     struct events *events;      /* NULL: none are wanted */
     struct progress bar;
     int64_t first, last;        /* steps: done before this start; of the run */
@@ -30,16 +30,18 @@ struct report {
     bool warned;                /* that the job is shorter than the run */
 };
 
-/* Begins metrics.jsonl, valid.jsonl with `looks`, and an event file with `events`, in the incarnation's
- * folder `dir` (rank 0's, else NULL). Trainer, dir and deadline must outlive it. last: the step that ends the
+/* Begins metrics.jsonl, valid.jsonl with `looks`, slowest.jsonl with `slowest`, and an event file with `events`, in the
+ * incarnation's folder `dir` (rank 0's, else NULL). Trainer, dir and deadline must outlive it. last: the step that ends the
  * run. log_every: seconds between lines when there is no terminal. Dies when a file cannot be written. */
 void report_begin(struct report *r, const struct trainer *t, struct rundir *dir,
-                  const struct deadline *deadline, int64_t last, double log_every, bool looks, bool events);
+                  const struct deadline *deadline, int64_t last, double log_every, bool looks, bool slowest, bool events);
 /* Tells of the step that is done, and is the incarnation's heartbeat. Dies when a newer one has begun. rate: the learning rate; seconds of the
  * step, `wait` of them for data. */
 void report_step(struct report *r, const struct step_report *s, double rate, double seconds, double wait);
 /* Tells of a look at a held-out set, in the same way. */
 void report_look(struct report *r, const struct metrics_valid *look);
+/* Tells which rank was the slowest. */
+void report_slowest(struct report *r, const struct slowest *s);
 /* Ends the progress line on a terminal, so that other messages begin a line. */
 void report_pause(struct report *r);
 /* Closes the files and says the last words. */

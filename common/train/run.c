@@ -9,6 +9,7 @@
 #include "common/base/meter.h"
 #include "common/base/signals.h"
 #include "control.h"
+#include "pace.h"
 #include "report.h"
 #include "watch.h"
 
@@ -58,7 +59,9 @@ int run_train(struct checkpoints *k, struct loader *loader, const struct valids 
     struct trainer *t = k->t;
     int64_t last = t->step + length_steps_left(&o->length, t->step, t->samples, NULL);
     struct report report;
-    report_begin(&report, t, k->dir, k->deadline, last, o->log_every, valids->n > 0, o->events);
+    int64_t slowest_every = t->comm->size > 1 ? o->slowest_every : 0;
+    struct pace pace = { 0 };
+    report_begin(&report, t, k->dir, k->deadline, last, o->log_every, valids->n > 0, slowest_every > 0, o->events);
     for (bool stop = false; t->step < last && !stop;) {
         double begin = now_seconds(), wait = 0;
         watch_phase("waiting for data", t->step + 1);
@@ -72,6 +75,11 @@ int run_train(struct checkpoints *k, struct loader *loader, const struct valids 
         stop = s.stop || (o->stop_at > 0 && t->step >= o->stop_at);
         k->deadline->step = fmax(k->deadline->step, seconds);
         report_step(&report, &s, rate, seconds, wait);
+        pace_add(&pace, s.compute, wait);
+        if (is_due(t->step, slowest_every)) {
+            struct slowest slowest = pace_slowest(&pace, t->comm);
+            report_slowest(&report, &slowest);
+        }
         if (s.written)
             checkpoints_publish(k);
         heed_skip(k, &s, o->max_skips);

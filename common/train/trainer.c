@@ -10,6 +10,7 @@
 
 #include "common/base/err.h"
 #include "common/base/mem.h"
+#include "common/base/meter.h"
 #include "watch.h"
 
 int trainer_try_frozen(const struct params *ps, const char *patterns, bool *frozen, int64_t *left)
@@ -156,22 +157,27 @@ static void update(struct trainer *t, double rate, double gscale)
 struct step_report trainer_step(struct trainer *t, const struct loaded *b, double rate, struct step_wish wish)
 {
     struct net *n = t->net;
+    double begin = now_seconds();
     watch_phase("forward and backward", t->step + 1);
     double sums[5] = { accumulate(t, b), (double)b->n_targets, wish.stop, wish.save,
                        trainer_save_is_written(t) };
     const char *fault = n->be->sync();
     if (fault)
         die("step %lld: %s", (long long)t->step + 1, fault);
+    double compute = now_seconds() - begin;
     watch_phase("sum of the gradients", t->step + 1);
     comm_sum_f64(t->comm, sums, 5);
     comm_sum_f32(t->comm, n->grads, n->ps.slab);
+    begin = now_seconds();
 
     for (size_t i = 0; i < n->ps.n; i++)
         if (t->frozen[i])
             n->be->zero(n->grads + n->ps.p[i].offset, (size_t)n->ps.p[i].count * sizeof(float));
     double count = sums[1] > 0 ? sums[1] : 1;
     double seen[2] = { sums[0] / count, sqrt(n->be->sumsq(n->grads, n->ps.slab)) / count };
+    compute += now_seconds() - begin;
     comm_bcast(t->comm, seen, sizeof seen, 0);
+    begin = now_seconds();
     watch_phase("optimizer", t->step + 1);
     struct step_report r = { .loss = seen[0],
                              .grad_norm = seen[1],
@@ -198,6 +204,7 @@ struct step_report trainer_step(struct trainer *t, const struct loaded *b, doubl
     if (!r.skipped && !empty)
         update(t, rate,
                (t->opt.clip > 0 && r.grad_norm > t->opt.clip ? t->opt.clip / r.grad_norm : 1) / count);
+    r.compute = compute + now_seconds() - begin;
     return r;
 }
 

@@ -52,6 +52,7 @@ struct step_report {
     double loss;                /* mean over the scored tokens of the whole batch, nats */
     double grad_norm;           /* of the mean loss, before clipping */
     int64_t tokens;             /* scored in this step by all ranks */
+    double compute;             /* seconds of this rank for itself, without waiting for others */
     int64_t computed;           /* put through the model by all ranks: each row's seq_len, whatever is in it */
     double loss_z, norm_z;      /* see health.h */
     bool skipped;               /* no update was made */

@@ -53,4 +53,20 @@ if command -v gnuplot >/dev/null; then
 else
     skip 'reports' 'no gnuplot'
 fi
+
+# ---- --slowest-every ----
+if ${MPIEXEC:-mpiexec} -n 2 true 2>/dev/null; then
+    # Rank 1 is lent little of its time: stopped for 40 ms of 50.
+    printf '%s\n' '"$@" & pid=$!' 'while kill -STOP $pid; do sleep 0.04; kill -CONT $pid; sleep 0.01; done 2>/dev/null' 'wait $pid' >slow.sh
+    ok '--slowest-every: the rank that takes longest is told, with its host, and of how many steps' '
+        t="$SSM_BIN/ssmtrain $base --steps 25 --slowest-every 10 -o slow train" && timeout 100 ${MPIEXEC:-mpiexec} -n 1 $t : -n 1 sh slow.sh $t 2>err &&
+        [ "$(sed "s/,\"compute.*//" slow/inc-0001/slowest.jsonl)" = "$(for s in 10 20; do echo "{\"step\":$s,\"steps\":10,\"rank\":1,\"host\":\"$(hostname)\""; done)" ] &&
+        sed "s/.*compute\":\([0-9.]*\),\"data_wait\":\([0-9.]*\),\"mean_compute\":\([0-9.]*\),\"mean_data_wait\":\([0-9.]*\)}/\1 \2 \3 \4/" slow/inc-0001/slowest.jsonl |
+            awk "NF != 4 || \$1 + \$2 <= \$3 + \$4 || \$1 + \$2 > 2 * (\$3 + \$4) + 2e-6 { bad = 1 } END { exit bad || NR != 2 }" && grep -c "slowest of 2 ranks is 1 on $(hostname): " err | grep -qx 2'
+    ok '--slowest-every 0, and one rank: none' '
+        timeout 100 ${MPIEXEC:-mpiexec} -n 2 "$SSM_BIN/ssmtrain" $base --steps 5 --slowest-every 0 -o nobody train 2>err && ! grep -q slowest err && [ ! -e nobody/inc-0001/slowest.jsonl ] &&
+        train -o alone --steps 5 --slowest-every 1 && [ ! -e alone/inc-0001/slowest.jsonl ]'
+else
+    skip '--slowest-every' 'no mpiexec'
+fi
 done_testing
