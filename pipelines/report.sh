@@ -36,7 +36,8 @@ escape() { iconv -c -f UTF-8 -t UTF-8 | tr -d '\000-\010\013-\037' | sed 's/&/\&
 # Of several runs only: which one this is about.
 label() { [ $runs -eq 1 ] || printf '%s' "$1"; }
 
-# Reads lines of files in the order of the incarnations; drops what a later one did again.
+# Reads lines of files in the order of the incarnations; drops what a later one, or the same after going back to a checkpoint,
+# did again. once: a file has one line a step.
 # shellcheck disable=SC2016 # awk
 steps='
     function num(key,  at, s) {
@@ -48,7 +49,7 @@ steps='
     }
     /^\{.*\}$/ {
         s = num("step") + 0
-        if (FILENAME != file) {
+        if (FILENAME != file || s < step[n] || (once && s == step[n])) {
             if (file != "") {
                 for (i = n; i > 0 && step[i] >= s; i--) { }
                 n = i
@@ -66,7 +67,7 @@ for run in "$@"; do
     [ -d "$run" ] || break
     ls "$run"/inc-*/metrics.jsonl >/dev/null 2>&1 || fail "no metrics in '$run'"
     runs=$((runs + 1))
-    awk -v restarts="$tmp/$runs.restarts" "$steps"'
+    awk -v once=1 -v restarts="$tmp/$runs.restarts" "$steps"'
         function keep() { row[n] = s " " num("samples") " " num("tokens") " " num("loss") " " num("lr") " " num("grad_norm") " " \
             num("tokens_per_s") " " num("seconds") }
         END {

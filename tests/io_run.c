@@ -141,7 +141,7 @@ static bool has_step(const char *run, int number, int step)
 static void assert_list(const char *run, const char *want)
 {
     char **paths;
-    int n = rundir_list(run, &paths);
+    int n = rundir_list(run, 1, &paths);
     struct buf b = { 0 };
     buf_add(&b, "", 0);
     for (int i = 0; i < n; i++)
@@ -278,13 +278,20 @@ static void test_prune(void **state)
     assert_non_null(c);
     assert_non_null(strstr(ckpt_dir(c), "inc-0001/step-00000030"));
     ckpt_close(c);
-    rundir_prune(r, 1, 0); /* the newest, and the newest of this incarnation */
+    char **tens = NULL;
+    int n_tens = rundir_list(run, 10, &tens);
+    assert_int_equal(n_tens, 4);
+    rundir_free_list(tens, n_tens);
+    rundir_prune(r, 1, 0, 20); /* the newest, that of this incarnation, and the newest multiple of 20: of two the newer's */
+    assert_list(run, "inc-0001/step-00000030 inc-0002/step-00000025 inc-0002/step-00000020 ");
+    put_step(run, 1, 10, true);
+    rundir_prune(r, 1, 0, 0); /* the newest, and the newest of this incarnation */
     assert_list(run, "inc-0001/step-00000030 inc-0002/step-00000025 ");
     assert_false(has_step(run, 1, 40));
     assert_true(has_step(run, 2, 50)); /* perhaps being written just now */
     put_step(run, 2, 60, true);
     free(fake_life(run, 3, "elsewhere 1 7\n"));
-    rundir_prune(r, 1, 0); /* a newer one has begun: nothing is ours to remove */
+    rundir_prune(r, 1, 0, 0); /* a newer one has begun: nothing is ours to remove */
     assert_list(run, "inc-0002/step-00000060 inc-0001/step-00000030 inc-0002/step-00000025 ");
     char *index = xasprintf("%s/inc-0002/step-00000060/index.h5", run);
     write_file(index, "torn", 4);

@@ -15,7 +15,10 @@
 #include <cmocka.h>
 
 #include "common/base/err.h"
+#include "common/base/opt.h"
 #include "common/base/out.h"
+#include "common/base/rng.h"
+#include "common/io/set.h"
 #include "common/train/deadline.h"
 #include "common/train/events.h"
 #include "common/train/health.h"
@@ -23,6 +26,7 @@
 #include "common/train/order.h"
 #include "common/train/ramp.h"
 #include "common/train/schedule.h"
+#include "common/train/trainer.h"
 
 /* Each window once an epoch, other orders in other epochs, and every token of the set once. */
 static void one_set(void **state)
@@ -402,6 +406,78 @@ static void lengths(void **state)
     }
 }
 
+enum { ROWS = 3, LEN = 12, VOCAB = 37 };
+static void some_steps(struct trainer *t, int n)
+{
+    int32_t ids[ROWS * LEN], targets[ROWS * LEN], start[ROWS * LEN] = { 0 };
+    bool carries[ROWS] = { false };
+    while (n-- > 0) {
+        for (int i = 0; i < ROWS * LEN; i++) {
+            ids[i] = (int32_t)(rng_u64(5, (uint64_t)t->samples, (uint64_t)i) % VOCAB);
+            targets[i] = (ids[i] + 1) % VOCAB;
+        }
+        trainer_step(t, &(struct loaded){ .rows = ROWS, .T = LEN, .ids = ids, .targets = targets, .start = start, .carries = carries,
+                                          .n_targets = ROWS * LEN, .n = t->samples, .batch = ROWS }, 0.01, (struct step_wish){ 0 });
+    }
+}
+
+static bool always(void *arg) { return arg == NULL; }
+
+/* A trainer that goes back is what it was then, but for its place in the data and the counts of what was refused. */
+static void goes_back(void **state)
+{
+    (void)state;
+    struct config c;
+    struct opt rows[CONFIG_ROWS + 1];
+    config_table(&c, rows);
+    c.pattern = "M-";
+    c.d_model = 20;
+    c.vocab = VOCAB;
+    c.n_heads = c.headdim = c.n_groups = 2;
+    c.d_state = 9;
+    c.chunk = 8;
+    c.d_ff = 33;
+    assert_int_equal(config_try_check(&c), 0);
+    const struct trainer_options opt = { .beta1 = 0.9, .beta2 = 0.95, .eps = 1e-8, .clip = 1, .ema = 0.5, .micro_rows = ROWS,
+                                         .rows = ROWS, .batch = ROWS, .seq_len = LEN };
+    struct trainer *t = trainer_create(&c, backend_cpu(), comm_world(), &opt);
+    net_init(t->net, 3);
+    some_steps(t, 4);
+    t->skipped = 1;
+    char dir[] = "/tmp/ssm-rewind.XXXXXX";
+    assert_non_null(mkdtemp(dir));
+    char *path = path_join(dir, "step");
+    set_prepare(path, false);
+    struct attrs attrs = { 0 };
+    trainer_save_begin(t, path, &attrs, "", false);
+    assert_true(trainer_save_publish(t, always, NULL));
+    size_t bytes = (size_t)t->net->ps.slab * sizeof(float);
+    const struct trainer was = *t;
+    float *const slabs[] = { t->net->weights, t->m, t->v, t->ema };
+    char *copy = malloc(4 * bytes);
+    for (int i = 0; i < 4; i++)
+        memcpy(copy + (size_t)i * bytes, slabs[i], bytes);
+
+    some_steps(t, 3);
+    t->skipped = 2;
+    for (int i = 0; i < 4; i++)
+        assert_memory_not_equal(copy + (size_t)i * bytes, slabs[i], bytes);
+    struct ckpt *from = ckpt_try_open(path);
+    assert_non_null(from);
+    trainer_rewind(t, from);
+    ckpt_close(from);
+    for (int i = 0; i < 4; i++)
+        assert_memory_equal(copy + (size_t)i * bytes, slabs[i], bytes);
+    assert_memory_equal(&t->health, &was.health, sizeof was.health);
+    assert_true(t->step == 4 && t->updates == 4 && t->averaging);
+    assert_true(t->samples == 7 * ROWS && t->tokens == 7 * ROWS * LEN && t->skipped == 2);
+    assert_true(t->rewinds == 1 && t->rewinds_in_row == 1);
+    free(copy);
+    free(path);
+    out_remove_tree(dir);
+    trainer_free(t);
+}
+
 /* The earlier of the two ends counts; a step and a save have to fit in twice. */
 static void deadlines(void **state)
 {
@@ -430,7 +506,7 @@ static void deadlines(void **state)
     unsetenv("SLURM_JOB_END_TIME");
 }
 
-int main(void)
+int main(int argc, char **argv)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(one_set),
@@ -443,10 +519,12 @@ int main(void)
         cmocka_unit_test(ramps),
         cmocka_unit_test(lengths),
         cmocka_unit_test(deadlines),
+        cmocka_unit_test(goes_back),
         cmocka_unit_test(z_scores),
         cmocka_unit_test(event_files),
     };
     err_init("train");
+    comm_init(&argc, &argv);
     cmocka_set_message_output(CM_OUTPUT_TAP);
     return cmocka_run_group_tests_name("train", tests, NULL, NULL);
 }

@@ -37,7 +37,7 @@ static struct {
         keep_every, log_every, slowest_every, threads, stop_at, valid_every, valid_tokens, max_skips;
     double lr, min_lr, beta1, beta2, eps, decay, clip, save_minutes, ema, skip_loss_z, skip_grad_z,
         time_limit, hang_limit;
-    int schedule, style, order, recompute, sync;
+    int schedule, style, order, recompute, sync, on_spike;
     bool dry, keep_optimizer, tensorboard;
 } o = { .steps = 1000,
         .batch = 8,
@@ -96,8 +96,10 @@ static struct opt options[] = {
     OPT_REAL(0, "skip-loss-z", "X", &o.skip_loss_z, 0, HEALTH_HIGHEST_Z,
              "skip steps whose loss is X deviations above the last 128; 0: none"),
     OPT_REAL(0, "skip-grad-z", "X", &o.skip_grad_z, 0, HEALTH_HIGHEST_Z, "the same of the gradient norm; 0: none"),
+    OPT_CHOICE(0, "on-spike", &o.on_spike, "skip|rewind",
+               "such a step is skipped, or the run goes back to a checkpoint and past the samples since"),
     OPT_INT(0, "max-skips", "N", &o.max_skips, 1, 1e12,
-            "end with 93 when so many steps in a row were skipped"),
+            "end with 93 when so many steps in a row were skipped, or led back to one checkpoint"),
     OPT_INT(0, "seed", "N", &o.seed, 0, OPT_MAX_INT, "of the initial weights and the data order"),
     OPT_CHOICE(0, "order", &o.order, "shuffle|stream",
                "windows in random order, or documents on end with state"),
@@ -298,6 +300,10 @@ static int run(int n_args, char **args)
     struct length length = length_of_run();
     int64_t rows = share_batch(&length.ramp, comm->size);
     struct schedule schedule = schedule_of_run(length.n);
+    if (o.on_spike && o.order == ORDER_STREAM)
+        die_usage("--on-spike rewind goes past samples; --order stream carries states from one to the next");
+    if (o.on_spike && o.save_every == 0)
+        die_usage("--on-spike rewind goes back to the checkpoints of --save-every, which is 0");
     if (!o.init_from && o.keep_optimizer)
         die_usage("--keep-optimizer: of what? --init-from is missing");
     struct ckpt *base = resume_open_base(comm, o.run, o.init_from, o.model, !o.dry);
@@ -344,6 +350,7 @@ static int run(int n_args, char **args)
                              .identity = { data.hashes.data, o.seed, o.seq_len, (enum order_mode)o.order },
                              .keep = o.keep,
                              .keep_every = o.keep_every,
+                             .back = o.on_spike ? o.save_every : 0,
                              .background = !o.sync,
                              .deadline = &deadline,
                              .step = -1,
@@ -353,7 +360,7 @@ static int run(int n_args, char **args)
         k.dir = rundir_begin(o.run, 12);
     comm_barrier(comm);
     watch_phase("opening a checkpoint", 0);
-    struct ckpt *from = resume_open_newest(comm, o.run);
+    struct ckpt *from = resume_open_newest(comm, o.run, 1);
     if (from)
         resume_check_run(from, &c, &k.identity);
     if (comm->rank == 0)
@@ -383,6 +390,7 @@ static int run(int n_args, char **args)
                                     .valid_tokens = o.valid_tokens,
                                     .stop_at = o.stop_at,
                                     .slowest_every = o.slowest_every,
+                                    .rewind = o.on_spike,
                                     .max_skips = o.max_skips,
                                     .log_every = (double)o.log_every,
                                     .events = o.tensorboard };

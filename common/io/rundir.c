@@ -406,14 +406,18 @@ static struct entries find_steps(const char *run, bool complete)
     return l;
 }
 
-int rundir_list(const char *run, char ***paths)
+int rundir_list(const char *run, int64_t every, char ***paths)
 {
     struct entries l = find_steps(run, true);
+    int n = 0;
     *paths = xcalloc(l.n, sizeof **paths);
     for (size_t i = 0; i < l.n; i++)
-        (*paths)[i] = l.e[i].path;
+        if (l.e[i].step % every == 0)
+            (*paths)[n++] = l.e[i].path;
+        else
+            free(l.e[i].path);
     free(l.e);
-    return (int)l.n;
+    return n;
 }
 
 void rundir_free_list(char **paths, int n)
@@ -439,7 +443,7 @@ struct ckpt *rundir_try_open_ckpt(const char *path, bool deep)
     if (set_exists(path) || !path_is_dir(path) || newest(path) == 0)
         return try_open(path, deep);
     char **paths;
-    int n = rundir_list(path, &paths);
+    int n = rundir_list(path, 1, &paths);
     struct ckpt *c = NULL;
     for (int i = 0; i < n && !c; i++) {
         c = try_open(paths[i], deep);
@@ -463,17 +467,18 @@ static void remove_step(const char *path)
     out_remove_tree(path);
 }
 
-void rundir_prune(const struct rundir *r, int keep, int64_t every)
+void rundir_prune(const struct rundir *r, int keep, int64_t every, int64_t back)
 {
     if (keep < 1)
         bug("prune to %d checkpoints", keep);
     if (!rundir_is_newest(r))
         return;
     struct entries whole = find_steps(r->run, true), torn = find_steps(r->run, false);
-    int own = 0;
+    int own = 0, home = 0;
     for (size_t i = 0; i < whole.n; i++) {
         bool mine = whole.e[i].number == r->number && own++ < keep;
         bool landmark = every > 0 && whole.e[i].step % every == 0;
+        landmark |= back > 0 && whole.e[i].step % back == 0 && home++ == 0;
         if (i >= (size_t)keep && !mine && !landmark && rundir_is_newest(r))
             remove_step(whole.e[i].path);
         free(whole.e[i].path);
@@ -488,4 +493,16 @@ void rundir_prune(const struct rundir *r, int keep, int64_t every)
     }
     free(whole.e);
     free(torn.e);
+}
+
+void rundir_go_back(const struct rundir *r, int64_t step)
+{
+    struct entries l = find_steps(r->run, true);
+    for (size_t i = 0; i < l.n; i++) {
+        rundir_demand_newest(r);
+        if (l.e[i].step > step)
+            remove_step(l.e[i].path);
+        free(l.e[i].path);
+    }
+    free(l.e);
 }

@@ -42,9 +42,10 @@ void rundir_demand_newest(const struct rundir *r);
 /* RUN/inc-NNNN/step-SSSSSSSS; free it. */
 char *rundir_step_path(const struct rundir *r, int64_t step);
 
-/* All step folders of all incarnations that hold an index, newest first (higher incarnation wins for one step,
- * a higher step wins otherwise). Returns how many; *paths and its strings are the caller's (rundir_free_list). */
-int rundir_list(const char *run, char ***paths);
+/* All step folders of all incarnations that hold an index and whose step is a multiple of `every`, newest first (higher
+ * incarnation wins for one step, a higher step wins otherwise). Returns how many; *paths and its strings are the
+ * caller's (rundir_free_list). */
+int rundir_list(const char *run, int64_t every, char ***paths);
 void rundir_free_list(char **paths, int n);
 /* Opens what a user means by a path: a checkpoint's folder, or of a run's folder the newest checkpoint that opens
  * (with a warning for each newer one that does not). With `deep` the members' checksums are checked as well, as
@@ -52,8 +53,12 @@ void rundir_free_list(char **paths, int n);
 struct ckpt;
 struct ckpt *rundir_try_open_ckpt(const char *path, bool deep) __attribute__((warn_unused_result));
 /* Keeps the newest `keep` checkpoints (>= 1) of all incarnations, the newest `keep` of this one (after a resume
- * from an older step the two differ), and those whose step is a multiple of `every` (0: no others), and removes the others' folders, index first; also folders of dead
- * incarnations' checkpoints that never got an index. Does nothing when this incarnation is not the newest any more. */
-void rundir_prune(const struct rundir *r, int keep, int64_t every);
+ * from an older step the two differ), those whose step is a multiple of `every` (0: no others), and the newest whose step
+ * is one of `back` (0: none), and removes the others' folders, index first; also folders of dead incarnations'
+ * checkpoints that never got an index. Does nothing when this incarnation is not the newest any more. */
+void rundir_prune(const struct rundir *r, int keep, int64_t every, int64_t back);
+/* Removes all checkpoints of later steps, newest first: the run has gone back to this one. Dies when this incarnation is
+ * not the newest any more. */
+void rundir_go_back(const struct rundir *r, int64_t step);
 
 #endif

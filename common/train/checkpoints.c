@@ -43,7 +43,7 @@ void checkpoints_publish(struct checkpoints *k)
         die("a newer incarnation of '%s' has begun: this one ends without publishing", k->run);
     }
     if (k->dir)
-        rundir_prune(k->dir, (int)k->keep, k->keep_every);
+        rundir_prune(k->dir, (int)k->keep, k->keep_every, k->back);
     if (k->told && control_read(k->run) == CONTROL_SAVE) /* not another word that came since */
         take_word(k);
     k->told = false;
@@ -89,6 +89,8 @@ static void begin(struct checkpoints *k, bool last)
     }
     comm_bcast(k->t->comm, dir, sizeof dir, 0);
     struct attrs state = { 0 };
+    if (k->back > 0 && step % k->back == 0)
+        k->t->rewinds_in_row = 0;
     resume_identity(&state, &k->identity);
     bool background = k->background && !last;
     trainer_save_begin(k->t, dir, &state, k->history, background);
@@ -113,4 +115,19 @@ void checkpoints_finish(struct checkpoints *k)
     checkpoints_publish(k);
     if (k->dir && control_read(k->run) != CONTROL_NONE)
         take_word(k); /* all is saved, and this is the end */
+}
+
+bool checkpoints_rewind(struct checkpoints *k)
+{
+    checkpoints_publish(k);
+    watch_phase("going back to a checkpoint", k->t->step);
+    struct ckpt *c = resume_open_newest(k->t->comm, k->run, k->back);
+    if (!c)
+        return false;
+    trainer_rewind(k->t, c);
+    ckpt_close(c);
+    k->step = k->t->step;
+    if (k->dir)
+        rundir_go_back(k->dir, k->step);
+    return true;
 }

@@ -22,6 +22,7 @@ struct checkpoints { /* the caller's: all are borrowed */
     struct identity identity;
     const char *history;
     int64_t keep, keep_every;   /* see rundir_prune() */
+    int64_t back;               /* the run may go back to checkpoints of multiples of this step; 0: to none */
     bool background;            /* but for the last one */
     struct deadline *deadline;  /* learns how long one takes */
     int64_t step;               /* of the newest; -1: there is none */
@@ -40,5 +41,9 @@ void checkpoints_finish(struct checkpoints *k);
 /* Collective. Makes the checkpoint that was begun, if any, valid, and removes what is not kept. Dies with
  * 1 when a newer incarnation has begun, or writing has failed. */
 void checkpoints_publish(struct checkpoints *k);
+/* Collective. Goes back to the newest whole checkpoint whose step is a multiple of `back`, on with the next samples, and
+ * removes those of later steps. The others, made when somebody asked or stopped the run, do not count: a run that was
+ * stopped on the way goes back to where it would have without. False: there is none. */
+bool checkpoints_rewind(struct checkpoints *k);
 
 #endif

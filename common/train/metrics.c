@@ -59,7 +59,7 @@ void metrics_write(struct metrics *m, const struct metrics_line *l)
     add_real(&b, "grad_norm", "%.17g", l->grad_norm);
     add_real(&b, "loss_z", "%.4f", l->loss_z);
     add_real(&b, "grad_norm_z", "%.4f", l->norm_z);
-    buf_addf(&b, ",\"skip\":%d,\"skipped\":%lld", l->skip, (long long)l->skipped);
+    buf_addf(&b, ",\"skip\":%d,\"skipped\":%lld,\"rewinds\":%lld", l->skip, (long long)l->skipped, (long long)l->rewinds);
     add_real(&b, "seconds", "%.6f", l->seconds);
     add_real(&b, "tokens_per_s", "%.1f", l->tokens_per_s);
     add_real(&b, "flops_per_s", "%.4g", l->flops_per_s);

@@ -59,6 +59,7 @@ static void write_events(struct events *e, const struct metrics_line *l)
                                 { "train/loss_z", l->loss_z },
                                 { "train/grad_norm_z", l->norm_z },
                                 { "train/skipped", (double)l->skipped },
+                                { "train/rewinds", (double)l->rewinds },
                                 { "train/samples", (double)l->samples },
                                 { "speed/tokens_per_s", l->tokens_per_s },
                                 { "speed/flops_per_s", l->flops_per_s },
@@ -101,6 +102,7 @@ void report_step(struct report *r, const struct step_report *s, double rate, dou
                                  .norm_z = s->norm_z,
                                  .skip = s->skipped,
                                  .skipped = t->skipped,
+                                 .rewinds = t->rewinds,
                                  .seconds = seconds,
                                  .tokens_per_s = tokens_per_s,
                                  .flops_per_s = r->flops * tokens_per_s,
@@ -136,6 +138,14 @@ void report_look(struct report *r, const struct metrics_valid *l)
     if (!isnan(l->bpb))
         snprintf(bits, sizeof bits, "  bits/byte %.4f", l->bpb);
     note(1, "step %lld  valid '%s'  loss %.4f  ppl %.4g%s", (long long)l->step, l->set, l->loss, l->ppl, bits);
+}
+
+void report_rewind(struct report *r, int64_t from, int64_t last)
+{
+    r->first -= from - r->t->step;
+    r->last = last;
+    r->bar.first = r->first;
+    r->bar.total = last;
 }
 
 void report_slowest(struct report *r, const struct slowest *s)

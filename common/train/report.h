@@ -23,7 +23,7 @@ struct report {
     struct metrics *steps, *looks, *slowest;
     struct events *events;      /* NULL: none are wanted */
     struct progress bar;
-    int64_t first, last;        /* steps: done before this start; of the run */
+    int64_t first, last;        /* steps: first is now less those made in this start; of the run */
     double started;             /* by now_seconds() */
     double flops;               /* of a token, forward and backward */
     double loss, speed;         /* running means: nats a token, computed tokens a second; 0: none yet */
@@ -40,6 +40,8 @@ void report_begin(struct report *r, const struct trainer *t, struct rundir *dir,
 void report_step(struct report *r, const struct step_report *s, double rate, double seconds, double wait);
 /* Tells of a look at a held-out set, in the same way. */
 void report_look(struct report *r, const struct metrics_valid *look);
+/* The trainer has gone back from this step; the run ends with step `last` now. */
+void report_rewind(struct report *r, int64_t from, int64_t last);
 /* Tells which rank was the slowest. */
 void report_slowest(struct report *r, const struct slowest *s);
 /* Ends the progress line on a terminal, so that other messages begin a line. */

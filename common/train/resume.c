@@ -29,10 +29,10 @@ static bool is_whole(struct comm *comm, struct ckpt *c, const char *dir)
     return false;
 }
 
-struct ckpt *resume_open_newest(struct comm *comm, const char *run)
+struct ckpt *resume_open_newest(struct comm *comm, const char *run, int64_t every)
 {
     char **paths = NULL;
-    int64_t n = comm->rank == 0 ? rundir_list(run, &paths) : 0;
+    int64_t n = comm->rank == 0 ? rundir_list(run, every, &paths) : 0;
     comm_bcast(comm, &n, sizeof n, 0);
     struct ckpt *found = NULL;
     for (int64_t i = 0; i < n && !found; i++) {
@@ -57,7 +57,7 @@ struct ckpt *resume_open_base(struct comm *comm, const char *run, const char *in
                               bool check)
 {
     char **paths = NULL;
-    int64_t own = comm->rank == 0 && run ? rundir_list(run, &paths) : 0;
+    int64_t own = comm->rank == 0 && run ? rundir_list(run, 1, &paths) : 0;
     if (comm->rank == 0 && run)
         rundir_free_list(paths, (int)own);
     comm_bcast(comm, &own, sizeof own, 0);

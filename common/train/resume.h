@@ -23,9 +23,9 @@ struct identity {
 /* Its attributes, as each checkpoint has them among its state. */
 void resume_identity(struct attrs *a, const struct identity *id);
 
-/* Collective. Opens the newest of the run's checkpoints that are whole, with a warning for each newer one.
- * NULL: the run has none. Dies when it has some, and all are damaged. */
-struct ckpt *resume_open_newest(struct comm *comm, const char *run);
+/* Collective. Opens the newest of the run's checkpoints that are whole and whose step is a multiple of `every`, with a
+ * warning for each newer one that is damaged. NULL: the run has none. Dies when it has some, and all are damaged. */
+struct ckpt *resume_open_newest(struct comm *comm, const char *run, int64_t every);
 /* Collective. The checkpoint that says what the model is, or that gives its weights: of a run (may be NULL)
  * that has some its own newest one, unless a preset says what the model is; else that of `init_from`, a
  * checkpoint or run, or NULL. NULL: there is none. check: also that init_from's is whole. Dies when it cannot

@@ -31,23 +31,38 @@ static struct step_wish wish(const struct checkpoints *k, enum control control, 
                                .save = by_time || control == CONTROL_SAVE };
 }
 
-/* A skipped step is told; too many in a row end the run, and the last checkpoint stays as it is. */
-static void heed_skip(struct checkpoints *k, const struct step_report *s, int64_t max_skips)
+/* The run ends, and the last checkpoint stays as it is. */
+__attribute__((noreturn)) static void give_up(struct checkpoints *k, const struct step_report *s, int64_t times, const char *what)
+{
+    checkpoints_publish(k); /* what was good when it was begun */
+    checkpoints_tell_stay(k);
+    die_code(EXIT_STAY, "step %lld: the run has diverged: %lld %s (loss %g, gradient norm %g)", (long long)k->t->step,
+             (long long)times, what, fabs(s->loss), fabs(s->grad_norm)); /* not "-nan" */
+}
+
+/* A skipped step is told, and is gone back from when that is wanted and can be; too many end the run. True: it went back. */
+static bool heed_skip(struct checkpoints *k, const struct step_report *s, const struct run_options *o)
 {
     const struct trainer *t = k->t;
+    int64_t step = t->step;
     if (!s->skipped)
-        return;
+        return false;
     note(1, "step %lld skipped: loss %g (z %.2f), gradient norm %g (z %.2f); %lld in a row, %lld in all",
          (long long)t->step, fabs(s->loss), s->loss_z, fabs(s->grad_norm), s->norm_z,
          (long long)t->skipped_in_row, (long long)t->skipped);
-    if (t->skipped_in_row < max_skips)
-        return;
-    checkpoints_publish(k); /* what was good when it was begun */
-    checkpoints_tell_stay(k);
-    die_code(EXIT_STAY,
-             "step %lld: the run has diverged: %lld steps in a row are skipped (loss %g, gradient norm %g)",
-             (long long)t->step, (long long)t->skipped_in_row, fabs(s->loss),
-             fabs(s->grad_norm)); /* not "-nan" */
+    if (t->skipped_in_row >= o->max_skips)
+        give_up(k, s, t->skipped_in_row, "steps in a row are skipped");
+    if (!o->rewind)
+        return false;
+    if (t->rewinds_in_row + 1 >= o->max_skips)
+        give_up(k, s, o->max_skips, "times from one checkpoint on");
+    if (!checkpoints_rewind(k)) {
+        note(1, "there is no checkpoint to go back to");
+        return false;
+    }
+    note(1, "goes back from step %lld to the checkpoint of step %lld, and on with sample %lld; %lld times from there, %lld in all",
+         (long long)step, (long long)t->step, (long long)t->samples, (long long)t->rewinds_in_row, (long long)t->rewinds);
+    return true;
 }
 
 /* Does something that is due every so many steps (0: never) come after this one? */
@@ -82,7 +97,12 @@ int run_train(struct checkpoints *k, struct loader *loader, const struct valids 
         }
         if (s.written)
             checkpoints_publish(k);
-        heed_skip(k, &s, o->max_skips);
+        int64_t from = t->step;
+        if (heed_skip(k, &s, o)) {
+            last = t->step + length_steps_left(&o->length, t->step, t->samples, NULL);
+            report_rewind(&report, from, last);
+            continue;
+        }
         /* Before the save: what is looked at once is not looked at again by who goes on from there. */
         if (valids->n && !stop && (t->step == last || is_due(t->step, o->valid_every))) {
             double looked = now_seconds();

@@ -89,15 +89,25 @@ static void add_health(struct piece_list *list, const struct trainer *t)
     *(struct ckpt_piece *)grow(&list->p, &list->n, &list->cap, sizeof *list->p) = norm;
 }
 
+/* Older checkpoints know of no rewinds. */
+static int try_rewinds(struct trainer *t, const struct attrs *s)
+{
+    t->rewinds = t->rewinds_in_row = 0;
+    if (!attrs_find(s, "rewinds"))
+        return 0;
+    return attrs_try_int(s, "rewinds", &t->rewinds) < 0 ? -1 : attrs_try_int(s, "rewinds_in_row", &t->rewinds_in_row);
+}
+
 /* Older checkpoints have none: the window fills anew. */
 static void load_health(struct trainer *t, struct ckpt *c)
 {
     const int64_t zero[CKPT_MAX_DIM] = { 0 }, count[CKPT_MAX_DIM] = { HEALTH_WINDOW };
     const struct attrs *s = ckpt_state(c);
+    t->health = (struct health){ 0 };
     if (!attrs_find(s, "health_n"))
         return;
     if (attrs_try_int(s, "health_n", &t->health.n) < 0 || attrs_try_int(s, "skipped", &t->skipped) < 0 ||
-        attrs_try_int(s, "skipped_in_row", &t->skipped_in_row) < 0)
+        attrs_try_int(s, "skipped_in_row", &t->skipped_in_row) < 0 || try_rewinds(t, s) < 0)
         die("'%s': %s", ckpt_dir(c), err_last());
     if (t->health.n < 0 || ckpt_try_read(c, health_tensor("loss").name, zero, count, t->health.loss) < 0 ||
         ckpt_try_read(c, health_tensor("norm").name, zero, count, t->health.norm) < 0)
@@ -182,6 +192,8 @@ void trainer_save_begin(struct trainer *t, const char *dir, struct attrs *state,
     attrs_set_int(state, "updates", t->updates);
     attrs_set_int(state, "skipped", t->skipped);
     attrs_set_int(state, "skipped_in_row", t->skipped_in_row);
+    attrs_set_int(state, "rewinds", t->rewinds);
+    attrs_set_int(state, "rewinds_in_row", t->rewinds_in_row);
     attrs_set_int(state, "health_n", t->health.n);
     if (t->opt.stream)
         attrs_set_int(state, "stream_pos", net_state_pos(t->in[0]));
@@ -273,6 +285,7 @@ static void load_carried(struct trainer *t, struct ckpt *c)
 static void load_mean(struct trainer *t, struct ckpt *c)
 {
     char name[CKPT_MAX_NAME];
+    t->averaging = false;
     snprintf(name, sizeof name, "optim/ema/%s", t->net->ps.p[0].name);
     bool there = ckpt_find(c, name) >= 0;
     if (there && !t->ema)
@@ -304,4 +317,15 @@ void trainer_load(struct trainer *t, struct ckpt *c, enum trainer_part upto)
     if (attrs_try_int(s, "step", &t->step) < 0 || attrs_try_int(s, "samples", &t->samples) < 0 ||
         attrs_try_int(s, "tokens", &t->tokens) < 0)
         die("'%s': %s", ckpt_dir(c), err_last());
+}
+
+void trainer_rewind(struct trainer *t, struct ckpt *c)
+{
+    const struct trainer was = *t;
+    trainer_load(t, c, TRAINER_RUN);
+    t->samples = was.samples;
+    t->tokens = was.tokens;
+    t->skipped = was.skipped;
+    t->rewinds = was.rewinds + 1;
+    t->rewinds_in_row = was.rewinds_in_row + 1;
 }

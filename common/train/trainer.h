@@ -43,6 +43,8 @@ struct trainer {
     int64_t updates;            /* that the moments have seen */
     int64_t skipped;            /* steps without an update */
     int64_t skipped_in_row;     /* up to now */
+    int64_t rewinds;            /* how often it went back to a checkpoint */
+    int64_t rewinds_in_row;     /* since there was a newer one to go back to */
     struct health health;
     struct saving *saving;      /* a checkpoint that is being written, or NULL */
     float *snapshot;            /* room for this rank's part of a checkpoint, or NULL */
@@ -106,5 +108,8 @@ bool trainer_save_is_written(const struct trainer *t);
  * with the reason when something is missing or of another shape. */
 enum trainer_part { TRAINER_WEIGHTS, TRAINER_OPTIMIZER, TRAINER_RUN };
 void trainer_load(struct trainer *t, struct ckpt *c, enum trainer_part upto);
+/* Collective. Goes back to what the checkpoint of this run holds, but for its place in the data and the counts of what
+ * was skipped: the samples since are not seen again. */
+void trainer_rewind(struct trainer *t, struct ckpt *c);
 
 #endif
