@@ -177,6 +177,30 @@ static int entries(const char *dir)
     return n;
 }
 
+static bool may(void *arg) { return *(bool *)arg && entries(".") == 1; } /* the temporary is all there is by then */
+
+/* Asked when all but the name is done: a refused file leaves nothing. */
+static void refused_output(void **state)
+{
+    (void)state;
+    char dir[] = "/tmp/ssm-base-XXXXXX", home[4096];
+    assert_non_null(mkdtemp(dir));
+    assert_non_null(getcwd(home, sizeof home));
+    assert_int_equal(chdir(dir), 0);
+    for (int yes = 0; yes < 2; yes++) {
+        bool answer = yes;
+        struct out *o = out_open("x", false);
+        FILE *f = fopen(out_temp(o), "w");
+        fputs("all", f);
+        fclose(f);
+        assert_int_equal(out_commit_if(o, may, &answer), yes);
+        assert_int_equal(entries("."), yes);
+        assert_int_equal(path_exists("x"), yes);
+    }
+    assert_int_equal(chdir(home), 0);
+    out_remove_tree(dir);
+}
+
 /* A file appears whole or not at all; a dying process takes its temporary along; leftovers of dead ones are swept. */
 static void outputs(void **state)
 {
@@ -342,7 +366,8 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(numbers),     cmocka_unit_test(config_files), cmocka_unit_test(philox),
         cmocka_unit_test(permutation), cmocka_unit_test(normals),      cmocka_unit_test(attributes),
-        cmocka_unit_test(outputs),     cmocka_unit_test(halves_all),   cmocka_unit_test(halves_ties),
+        cmocka_unit_test(outputs),     cmocka_unit_test(refused_output),
+        cmocka_unit_test(halves_all),   cmocka_unit_test(halves_ties),
     };
     err_init("base");
     cmocka_set_message_output(CM_OUTPUT_TAP);

@@ -181,18 +181,26 @@ static void forget(struct out *o)
     free(o);
 }
 
-void out_commit(struct out *o)
+static bool yes(void *arg) { return arg == NULL; }
+void out_commit(struct out *o) { out_commit_if(o, yes, NULL); }
+
+bool out_commit_if(struct out *o, bool (*still)(void *), void *arg)
 {
     int fd = open(o->temp, O_RDONLY | O_CLOEXEC);
     if (fd < 0 || fsync(fd) < 0)
         die_errno("cannot sync '%s'", o->path);
     close(fd);
+    if (!still(arg)) {
+        out_abort(o);
+        return false;
+    }
     if (rename(o->temp, o->path) < 0)
         die_errno("cannot rename '%s' to '%s'", o->temp, o->path);
     char *dir = dir_of(o->path);
     out_sync_dir(dir);
     free(dir);
     forget(o);
+    return true;
 }
 
 void out_abort(struct out *o)

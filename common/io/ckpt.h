@@ -72,9 +72,12 @@ void ckpt_put_rows(struct ckpt_writer *w, const float *data, int64_t rows);
 void ckpt_put_raw_rows(struct ckpt_writer *w, const void *data, int64_t rows);
 void ckpt_commit_member(struct ckpt_writer *w, struct set_member *m);
 
-/* Reads the piece tables of the members, checks that they cover every tensor exactly once, writes index.h5.
- * `state` may be NULL. `history`: lines, newest last, or NULL. Dies on failure. One process calls it, after all
- * members. */
+/* Reads the piece tables of the members, checks that they cover every tensor exactly once, and makes index.h5, with which
+ * the checkpoint is there once the caller commits it (out.h). `state` may be NULL. `history`: lines, newest last, or NULL.
+ * Dies on failure. One process calls it, after all members. */
+struct out *ckpt_make_index(const char *dir, const struct set_member *members, int n, const struct attrs *config,
+                            const struct attrs *state, const char *history, bool force);
+/* And commits it. */
 void ckpt_write_index(const char *dir, const struct set_member *members, int n, const struct attrs *config,
                       const struct attrs *state, const char *history, bool force);
 

@@ -191,8 +191,8 @@ static void put_virtual(struct h5 *index, const struct rows *all, const struct s
     free(src);
 }
 
-void ckpt_write_index(const char *dir, const struct set_member *members, int n, const struct attrs *config,
-                      const struct attrs *state, const char *history, bool force)
+struct out *ckpt_make_index(const char *dir, const struct set_member *members, int n, const struct attrs *config,
+                            const struct attrs *state, const char *history, bool force)
 {
     struct rows all = { 0 };
     if (set_try_members(dir, members, n) < 0)
@@ -218,7 +218,13 @@ void ckpt_write_index(const char *dir, const struct set_member *members, int n, 
     }
     put_virtual(index, &all, members);
     h5_finish(index);
-    out_commit(o);
     free(path);
     free(all.r);
+    return o;
+}
+
+void ckpt_write_index(const char *dir, const struct set_member *members, int n, const struct attrs *config,
+                      const struct attrs *state, const char *history, bool force)
+{
+    out_commit(ckpt_make_index(dir, members, n, config, state, history, force));
 }

@@ -16,8 +16,8 @@
  * Slurm starts a job again when a node does not answer, whatever still computes there. So a later attempt of the
  * job that holds the run takes it over at once, and the older incarnation is fenced: as soon as the folder of the
  * next number is there it publishes no checkpoint, removes nothing, writes no line and takes no word, but dies.
- * That is asked before each such act, so one of them may be under way at the moment of the take-over; each leaves
- * the run whole. Only rank 0 uses this module.
+ * That is asked right before each such act (of a checkpoint: between the sync of its index and the rename that makes it
+ * valid), so one of them may be under way at the moment of the take-over; each leaves the run whole. Only rank 0 uses this module.
  */
 #ifndef SSM_RUNDIR_H
 #define SSM_RUNDIR_H

@@ -11,6 +11,7 @@
 
 #include "common/base/err.h"
 #include "common/base/mem.h"
+#include "common/base/out.h"
 #include "common/model/weights.h"
 #include "trainer.h"
 
@@ -227,9 +228,8 @@ bool trainer_save_publish(struct trainer *t, bool (*still_ours)(void *), void *a
     comm_all_gather(t->comm, &s->member, sizeof s->member, all);
     int64_t ours = 1;
     if (s->rank == 0) {
-        ours = still_ours(arg);
-        if (ours)
-            ckpt_write_index(s->dir, all, s->ranks, &s->config, &s->state, s->history, false);
+        struct out *index = ckpt_make_index(s->dir, all, s->ranks, &s->config, &s->state, s->history, false);
+        ours = out_commit_if(index, still_ours, arg);
     }
     comm_bcast(t->comm, &ours, sizeof ours, 0);
     free(all);

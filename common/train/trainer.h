@@ -97,7 +97,7 @@ bool trainer_is_finite(struct trainer *t);
  * way. background: false writes before it returns. */
 void trainer_save_begin(struct trainer *t, const char *dir, struct attrs *state, const char *history, bool background);
 /* Collective. Waits for this rank's part; then rank 0 renames the index into place, with which the checkpoint becomes valid.
- * `still_ours` is asked on rank 0 before that; when it says no the checkpoint stays invalid. Returns false then. Dies when
+ * `still_ours` is asked on rank 0 right before that; when it says no the checkpoint stays invalid. Returns false then. Dies when
  * writing has failed: the folder has no index. */
 bool trainer_save_publish(struct trainer *t, bool (*still_ours)(void *), void *arg);
 /* Bytes of a whole checkpoint, about. */
