@@ -12,6 +12,9 @@
 # With its numbers: an hour and a quarter on two cores.
 set -eu
 top=$(cd "$(dirname "$0")/.." && pwd)
+here=$top/pipelines
+# shellcheck source=pipelines/stage.sh
+. "$here/stage.sh"
 bin=${BIN:-$top/build/release/bin}
 study=${STUDY:-./study}
 corpus=${CORPUS:?which text? CORPUS=FILE}
@@ -99,8 +102,6 @@ evaluate() {
     each score_model
 }
 
-# Columns by their names, so that a tool may get more of them.
-field() { awk -F '\t' -v name="$2" 'NR == 1 { sub(/^# /, "") ; for (i = 1; i <= NF; i++) if ($i == name) at = i } NR == 2 { print $at }' "$1"; }
 table() {
     {
         printf '# context'
@@ -109,8 +110,8 @@ table() {
         printf '\n'
         for l in $lengths; do
             printf '%s' "$l"
-            for m in $models; do printf '\t%s' "$(field "$study/$m-$l.tsv" bits_per_byte)"; done
-            for m in $models; do printf '\t%s\t%s' "$(field "$study/$m-$l.books.tsv" value)" "$(field "$study/$m-$l.books.tsv" stderr)"; done
+            for m in $models; do printf '\t%s' "$(column bits_per_byte "$study/$m-$l.tsv")"; done
+            for m in $models; do printf '\t%s\t%s' "$(column value "$study/$m-$l.books.tsv")" "$(column stderr "$study/$m-$l.books.tsv")"; done
             printf '\n'
         done
     } >"$study/study.tsv"

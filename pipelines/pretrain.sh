@@ -145,7 +145,7 @@ write_curve() {
     for table in "$work"/curve/step-*.tsv; do
         step=${table##*/step-}
         step=${step%.tsv}
-        printf '%s\t%s\n' "${step#"${step%%[1-9]*}"}" "$(column bits_per_byte "$table")" >>"$work/curve.tsv.tmp"
+        printf '%s\t%s\n' "$(plain "$step")" "$(column bits_per_byte "$table")" >>"$work/curve.tsv.tmp"
     done
     mv "$work/curve.tsv.tmp" "$work/curve.tsv"
 }

@@ -100,21 +100,30 @@ launch() {
     ${launched:+setsid} "$@" &
     launched=$!
     trap 'kill -USR1 $launched 2>/dev/null || :' TERM USR1
-    while :; do
-        launch_code=0
-        wait $launched || launch_code=$?
-        kill -0 $launched 2>/dev/null || break
-    done
+    launch_code=0
+    await $launched || launch_code=$?
     trap - TERM USR1
     return "$launch_code"
 }
+
+# await PID: until that child has ended, through signals that are trapped; with its exit code
+await() {
+    while :; do
+        await_code=0
+        wait "$1" || await_code=$?
+        kill -0 "$1" 2>/dev/null || return "$await_code"
+    done
+}
+
+# plain DIGITS: without zeros in front, with which a shell takes them for octal; nothing for 0
+plain() { printf '%s\n' "${1#"${1%%[1-9]*}"}"; }
 
 # run_state RUN: what the newest start of a run wrote last, "NUMBER WORD STEP" (ssmtrain(1), FILES); nothing when there was none.
 run_state() {
     for state in "$1"/inc-*/state; do
         number=${state%/state}
         number=${number##*/inc-}
-        [ ! -r "$state" ] || printf '%s %s\n' "${number#"${number%%[1-9]*}"}" "$(cat "$state")"
+        [ ! -r "$state" ] || printf '%s %s\n' "$(plain "$number")" "$(cat "$state")"
     done | sort -n | tail -n 1
 }
 

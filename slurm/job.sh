@@ -54,11 +54,8 @@ run_told() {
     child=$!
     trap 'tell TERM' TERM
     trap 'tell USR1' USR1
-    while :; do
-        code=0
-        wait "$child" || code=$?
-        kill -0 "$child" 2>/dev/null || break
-    done
+    code=0
+    await "$child" || code=$?
     trap '' TERM USR1 # what follows is short
 }
 
@@ -111,7 +108,7 @@ progress() {
     for index in "$work"/run/inc-*/step-*/index.h5; do
         index=${index%/index.h5}
         index=${index##*/step-}
-        case $index in *[!0-9]*) ;; *) echo "${index#"${index%%[1-9]*}"}" ;; esac
+        case $index in *[!0-9]*) ;; *) plain "$index" ;; esac
     done | sort -n | tail -n 1
 }
 # Counts the starts that came no further than the one before; true while there are not too many.

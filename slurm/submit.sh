@@ -40,7 +40,7 @@ while [ $# -gt 0 ]; do
     esac
     shift
 done
-[ -n "$conf" ] || usage_error "usage: submit.sh pretrain|finetune|extend FILE.conf [--site FILE] [--dry-run] [--cancel] [--bcp]"
+[ -n "$conf" ] || usage_error "usage: submit.sh pretrain|finetune|extend FILE.conf [--site FILE] [--dry-run] [--cancel] [--sweep OPTION=VALUE,...] [--bcp]"
 case $kind in
 pretrain | finetune | extend) ;;
 *) usage_error "no pipeline '$kind' (pretrain, finetune, extend)" ;;
@@ -182,10 +182,10 @@ while IFS=$tab read -r stage tasks ranks state <&3; do
         continue
     fi
     [ -n "$dry" ] || [ ! -r "$jobs" ] || { sed "/^$stage /d" "$jobs" >"$jobs.tmp" && mv "$jobs.tmp" "$jobs"; }
-    extra=''
+    extra='' node=$((ranks < conf_ranks_per_node ? ranks : conf_ranks_per_node)) # ranks of one node
     case $stage in
     share) template=tokshard ranks=1 ;;
-    learn | data | pack) template=merge ranks=$((ranks < conf_ranks_per_node ? ranks : conf_ranks_per_node)) ;;
+    learn | data | pack) template=merge ranks=$node ;;
     train)
         extra=$(gpus "$ranks")
         template=train extra="#SBATCH --signal=USR1@$conf_signal${extra:+
@@ -194,13 +194,11 @@ $extra}"
 #SBATCH --array=1-$conf_chain_length%1
 #SBATCH --no-requeue"
         ;;
-    eval | curve) template=eval ranks=$((ranks < conf_ranks_per_node ? ranks : conf_ranks_per_node)) extra=$(gpus "$ranks") ;;
+    eval | curve) template=eval ranks=$node extra=$(gpus "$ranks") ;;
     *) template=merge ranks=1 ;;
     esac
     in_sweep=''
-    case ${sweep:+$stage} in
-    train | merge | eval | curve | report) in_sweep=yes ;;
-    esac
+    if [ -n "$sweep" ] && is_swept "$stage"; then in_sweep=yes; fi
     case $template$in_sweep in
     tokshard | eval | *yes) log=%x-%A_%a.out ;;
     *) log=%x-%j.out ;;

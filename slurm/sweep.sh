@@ -25,6 +25,9 @@ value() { sed -n "s/^#.*//; s/[[:space:]]#.*//; s/^[[:space:]]*$1[[:space:]]*=[[
 # sweep_root WORK OPTION=VALUE,VALUE...: the folder of that sweep; another one has another
 sweep_root() { printf '%s/sweep/%s\n' "$1" "$(shift && printf '%s_' "$@" | sed 's,[=/],-,g; s/_$//')"; }
 
+# is_swept STAGE: does each combination have a stage of its own?
+is_swept() { case $1 in train | merge | eval | curve | report) return 0 ;; *) return 1 ;; esac; }
+
 # sweep_write CONF ROOT OPTION=VALUE,VALUE...: ROOT/NAME/NAME.conf for each combination, and their names in ROOT/confs
 sweep_write() {
     base=$1 root=$2
@@ -68,14 +71,12 @@ sweep_write() {
 # sweep_rows KIND CONFS: the rows of --list on the standard input; of stages that each combination has, whether all of them are done
 sweep_rows() {
     while IFS='	' read -r stage tasks ranks state; do
-        case $stage in
-        train | merge | eval | curve | report)
+        if is_swept "$stage"; then
             tasks=$(wc -l <"$2") state='done'
             while read -r c; do
                 "$here/$1.sh" "$c" --list </dev/null | grep -q "^$stage	.*	done\$" || state=todo
             done <"$2"
-            ;;
-        esac
+        fi
         printf '%s\t%s\t%s\t%s\n' "$stage" "$tasks" "$ranks" "$state"
     done
 }

@@ -48,10 +48,7 @@ ask() {
 trap ask USR1
 "$@" &
 child=$!
-while :; do
-    code=0
-    wait "$child" || code=$?
-    kill -0 "$child" 2>/dev/null || break
-done
+code=0
+await "$child" || code=$?
 if [ -n "$asked" ] && [ -n "$run" ]; then rm -f "$run/control"; fi # it may have ended before it read that
 exit "$code"
