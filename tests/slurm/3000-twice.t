@@ -5,17 +5,17 @@ nodes=3
 . "${0%/*}/slurm.sh"
 project first 4 --steps 400
 undisturbed 4 --steps 400
-undisturbed 2 --steps 4000
+undisturbed 2 --steps 600
 
 scenario 'a second job on the same run is refused, and leaves the first alone' '
     train first && a=$job && hold_at first 60 n1 && r=$held && train first && b=$job &&
     { poll 40 grep -qs "is alive" first/slurm/ssm-train-$b.out; rc=$?; let_go $r; [ $rc -eq 0 ]; } && job=$a && completed && restarted 0 && [ ! -e first/run/inc-0002/metrics.jsonl ] && same first ref-4 && { scancel $b; job=$b; ended; }'
 # The first copy is held where it is while the second begins, and then let go: it finds itself in the middle of a step.
 scenario 'a node that Slurm thinks dead goes on: the copy there is fenced out by the one that was requeued' '
-    project split 2 --steps 4000 && train split && hold_at split 120 n1 && [ "$(state BatchHost)" = n1 ] && $lab kill-slurmd n1 && $lab freeze n1 && reached=$(last_step split 1) &&
+    project split 2 --steps 600 && train split && hold_at split 120 n1 && [ "$(state BatchHost)" = n1 ] && $lab kill-slurmd n1 && $lab freeze n1 && reached=$(last_step split 1) &&
     find split/run/inc-0001 -name index.h5 | sort >before && $lab down-node n1 && starts split 2 && $lab thaw n1 &&
     poll 20 eval "[ -z \"\$(\$lab pids n1 ssmtrain)\" ]" && [ "$(last_step split 1)" -le $((reached + 1)) ] && find split/run/inc-0001 -name index.h5 | sort | cmp before - &&
-    completed && resumed split 1 && same split ref-2 || { cat split/slurm/*.out; false; }'
+    completed && resumed split 1 && same split ref-2'
 $lab start-node n1
 full() { dd if=/dev/zero of="$LAB/small/filler" bs=4k 2>/dev/null; :; }
 project full 4 --steps 400

@@ -42,13 +42,19 @@ export OMP_NUM_THREADS
 
 tiny_text 3000 >text.txt
 tiny_model 'M*-' >tiny.conf
-options='--batch 8 --seq-len 64 --warmup 4 --lr 5e-3 --save-every 50 --keep 50 --log-every 1'
+# Steps of a hundredth of a second: time to find a rank before it is over.
+options='--batch 16 --seq-len 256 --warmup 4 --lr 5e-3 --save-every 50 --keep 50 --log-every 1'
 
 scenario() {
     case $1 in *"${ONLY:-}"*) ;; *) return 0 ;; esac
     begun=$(now)
-    ok "$1" "set -x; $2"
+    ok "$1" "trap show_logs EXIT; set -x; $2"
     echo "# $(since "$begun") s"
+}
+
+show_logs() { # when a scenario ends
+    [ $? -ne 0 ] || return 0
+    for log in "${name:-}"/slurm/*.out; do [ ! -s "$log" ] || tail -v -n 40 "$log"; done
 }
 
 project() {
@@ -100,7 +106,7 @@ poll() {
     shift
     until "$@" 2>/dev/null; do
         polls=$((polls - 1))
-        [ $polls -gt 0 ] || { echo "not within the time: $*"; squeue; tail -n 20 "$name"/slurm/*.out; came=1; break; }
+        [ $polls -gt 0 ] || { echo "not within the time: $*"; squeue; came=1; break; }
         sleep 0.2
     done
     set -x
@@ -115,7 +121,7 @@ is_over() { case $(state JobState) in PENDING | RUNNING | COMPLETING | CONFIGURI
 ended() { poll "${1:-90}" is_over; }
 completed() {
     ended "$@" || return 1
-    [ "$(state JobState)" = COMPLETED ] || { state JobState; tail -n 30 "$name"/slurm/*.out; return 1; }
+    [ "$(state JobState)" = COMPLETED ] || { state JobState; return 1; }
 }
 restarted() { [ "$(state Restarts)" -eq "$1" ] || { echo "started again $(state Restarts) times, not $1"; return 1; }; }
 rank() { $lab pids "$1" ssmtrain | sed -n "${2:-1}p"; }
