@@ -17,6 +17,7 @@
 #   let_go PID                       it goes on
 #   told PID SIGNAL                  one of these does (TERM, USR1), or the rank has gone
 #   seamless NAME N, resumed NAME N  its N-th start saved when told to, the next lost no step; the next began at a checkpoint
+#   each_seamless NAME STEPS         all of its starts but the last did
 #   rank nK [I]                      pid of the I-th [1] rank on this node
 #   same NAME REF, like NAME REF     the tensors are the same to the bit; the losses of all steps are, to rounding
 
@@ -158,6 +159,10 @@ last_step() { sed -n '$s/.*"step":\([0-9]*\),.*/\1/p' "$1/run/inc-000$2/metrics.
 seamless() {
     s=$(last_step "$1" "$2")
     [ "$(word "$1" "$2")" = "again $s" ] && [ "$(first_step "$1" $(($2 + 1)))" -eq $((s + 1)) ]
+}
+# All starts, two or more, but the last did, and no step of so many was lost or made twice.
+each_seamless() {
+    n=$(cat "$1"/run/inc-*/state | grep -c "^again ") && [ "$(cat "$1"/run/inc-*/state | wc -l)" -eq $((n + 1)) ] && [ "$(cat "$1"/run/inc-*/metrics.jsonl | wc -l)" -eq "$2" ]
 }
 # The N-th start was hit, and the next went on from a checkpoint.
 resumed() { [ "$(word "$1" "$2")" != "done" ] && [ "$(first_step "$1" $(($2 + 1)))" -gt 1 ]; }
