@@ -6,7 +6,7 @@
 nodes=3 patience=3000
 . "${0%/*}/slurm.sh"
 kills=${KILLS:-20}
-options='--batch 8 --seq-len 64 --warmup 4 --lr 5e-3 --save-every 20 --keep 3 --log-every 5'
+options='--batch 16 --seq-len 256 --warmup 4 --lr 5e-3 --save-every 20 --keep 3 --log-every 5'
 long="--steps $((kills * 100))"
 project kills 4 $long
 sed -i 's/^max_retries.*/max_retries = 20/' kills.site
@@ -15,6 +15,9 @@ undisturbed 4 $long
 # A number below $2 that depends on $1 alone.
 random() { awk -v s="$1" -v n="$2" 'BEGIN { srand(s); rand(); print int(rand() * n) }'; }
 newest() { cat kills/run/inc-*/metrics.jsonl 2>/dev/null | sed -n 's/.*"step":\([0-9]*\),.*}$/\1/p' | sort -n | tail -n 1; }
+latest() { for metrics in kills/run/inc-*/metrics.jsonl; do :; done && echo "$metrics"; }
+# A later start than that of this file has made the step again; the older one may just have made it.
+regained() { [ "$(latest)" != "$2" ] && grep -qs "\"step\":$1," "$(latest)"; }
 past() { has_step kills $(($1 + 1)); }
 # Returns at once when there is such a file: a part that is being written, an index about to be published, or one just there.
 moment() { # PATTERN; 20 seconds at most
@@ -44,15 +47,15 @@ kill_one() { # K
     'during a save') moment 'part-*.tmp.*' || when='no save came' ;;
     'at publishing') moment 'index.h5.tmp.*' || when='no index came' ;;
     esac
+    last=$(latest)
     kill -KILL "$victim"
     hit=$(now)
     reached=$(newest)
     case $kind in
     *node) $lab kill-node $place && $lab down-node $place && $lab start-node $place ;;
     esac
-    poll 120 past "$reached" || return 1
-    for metrics in kills/run/inc-*/metrics.jsonl; do :; done # the last
-    begin=$(sed -n '1s/.*"step":\([0-9]*\),.*/\1/p' "$metrics")
+    poll 120 regained "$reached" "$last" || return 1
+    begin=$(sed -n '1s/.*"step":\([0-9]*\),.*/\1/p' "$(latest)")
     echo "# kill $1: $kind on $place, $when: at step $reached, $((reached - begin + 1)) steps lost, $(since "$hit") s until it was back" >&3
 }
 all_kills() {
