@@ -1,19 +1,9 @@
 #!/bin/sh
 # 2100-schedule.t - the length of a run, its learning rate and its batch
 # SPDX-License-Identifier: MIT
-. "${0%/*}/../tiny.sh"
-. "${0%/*}/../tap.sh"
-OMP_NUM_THREADS=1
-export OMP_NUM_THREADS
+. "${0%/*}/../training.sh"
 
-tiny_text 900 >text.txt
-"$SSM_BIN/tokshard" encode -q --split para -o data text.txt 2>/dev/null
-tiny_model 'M-' >tiny.conf
 base="--model ./tiny.conf --batch 8 --seq-len 32 --lr 1e-2"
-train() { "$SSM_BIN/ssmtrain" -q $base "$@" data; }
-same() { "$SSM_BIN/ckmerge" compare -q "$1" "$2"; }
-# column RUN NAME: the step and that value, a line a step
-column() { cat "$1"/inc-*/metrics.jsonl | sed 's/.*"step":\([0-9]*\),.*"'"$2"'":\([^,}]*\).*/\1 \2/' | sort -n; }
 # rate RUN STEP X: the learning rate of that step is X
 rate() { column "$1" lr | awk -v s="$2" -v x="$3" '$1 == s { d = $2 - x; if (d < 0) d = -d; ok = d <= 1e-9 } END { exit !ok }' || { column "$1" lr; return 1; }; }
 bad() { # CODE PATTERN options...: that exit code and one line that says why

@@ -1,20 +1,13 @@
 #!/bin/sh
 # 2200-start.t - what a run begins with, what of it trains, and the mean that it keeps
 # SPDX-License-Identifier: MIT
-. "${0%/*}/../tiny.sh"
-. "${0%/*}/../tap.sh"
-OMP_NUM_THREADS=1
-export OMP_NUM_THREADS
+. "${0%/*}/../training.sh"
 
-tiny_text 900 >text.txt
-"$SSM_BIN/tokshard" encode -q --split para -o data text.txt 2>/dev/null
-tiny_model 'M-' >tiny.conf
 tiny_model '-M' >other.conf
 common="--batch 8 --seq-len 32 --lr 1e-2 --warmup 0"
 base="--model ./tiny.conf $common"
 train() { "$SSM_BIN/ssmtrain" -q $common "$@" data; }
 still="--lr 0 --min-lr 0 --batch 8 --seq-len 32 --warmup 0 --steps 1"
-same() { "$SSM_BIN/ckmerge" compare -q "$1" "$2"; }
 # tensors of two checkpoints that differ
 differ() { "$SSM_BIN/ckmerge" compare "$1" "$2" 2>/dev/null | grep -o -e '\(model\|optim/[a-z]*\)/[a-zA-Z0-9._]*' | sort -u; }
 losses() { cat "$1"/inc-*/metrics.jsonl | sed 's/.*"step":\([0-9]*\),.*"loss":\([^,]*\),.*/\1 \2/' | sort -n; }

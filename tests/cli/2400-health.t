@@ -1,22 +1,11 @@
 #!/bin/sh
 # 2400-health.t - steps that are skipped, runs that have diverged, words for a living run
 # SPDX-License-Identifier: MIT
-. "${0%/*}/../tiny.sh"
-. "${0%/*}/../tap.sh"
-OMP_NUM_THREADS=1
-export OMP_NUM_THREADS
+. "${0%/*}/../training.sh"
 mkckpt=${SSM_TESTS:-$SSM_BIN/../tests}/mkckpt
 
-tiny_text 900 >text.txt
-"$SSM_BIN/tokshard" encode -q --split para -o data text.txt 2>/dev/null
-tiny_model 'M-' >tiny.conf
 common="--batch 4 --seq-len 16 --lr 1e-2 --warmup 0"
 base="--model ./tiny.conf $common"
-train() { "$SSM_BIN/ssmtrain" -q $base "$@" data; }
-same() { "$SSM_BIN/ckmerge" compare -q "$1" "$2"; }
-# column RUN NAME: the step and that value, a line a step
-column() { cat "$1"/inc-*/metrics.jsonl | sed 's/.*"step":\([0-9]*\),.*"'"$2"'":\([^,}]*\).*/\1 \2/' | sort -n; }
-one_line() { [ "$(wc -l <"$1")" -eq 1 ] || { cat "$1"; return 1; }; }
 
 # ---- not finite ----
 if [ -x "$mkckpt" ]; then

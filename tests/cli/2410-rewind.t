@@ -1,20 +1,11 @@
 #!/bin/sh
 # 2410-rewind.t - --on-spike rewind: back to a checkpoint, and past the samples since
 # SPDX-License-Identifier: MIT
-. "${0%/*}/../tiny.sh"
-. "${0%/*}/../tap.sh"
-OMP_NUM_THREADS=1
-export OMP_NUM_THREADS
+. "${0%/*}/../training.sh"
 
-tiny_text 900 >text.txt
-"$SSM_BIN/tokshard" encode -q --split para -o data text.txt 2>/dev/null
-tiny_model 'M-' >tiny.conf
 base="--model ./tiny.conf --batch 4 --seq-len 16 --lr 1e-2 --warmup 0 --schedule constant --ema 0.9"
 # That so many losses are beyond it is the noise of small batches: of 400 steps 8 are refused, 4 of them on the way from one checkpoint.
 spike="--skip-loss-z 1.8 --save-every 20 --on-spike rewind --max-skips 7"
-train() { "$SSM_BIN/ssmtrain" -q $base "$@" data; }
-same() { "$SSM_BIN/ckmerge" compare -q "$1" "$2"; }
-one_line() { [ "$(wc -l <"$1")" -eq 1 ] || { cat "$1"; return 1; }; }
 # The lines of all starts in the order in which they were written: step samples tokens skip skipped rewinds
 lines() { cat "$1"/inc-*/metrics.jsonl | sed 's/.*"step":\([0-9]*\),"samples":\([0-9]*\),"tokens":\([0-9]*\),.*"skip":\([01]\),"skipped":\([0-9]*\),"rewinds":\([0-9]*\),.*/\1 \2 \3 \4 \5 \6/'; }
 # What counts of them in the end: the last line of each step, with its loss.

@@ -1,19 +1,10 @@
 #!/bin/sh
 # 2600-save.t - checkpoints: in the background, which are kept, and no room for them
 # SPDX-License-Identifier: MIT
-. "${0%/*}/../tiny.sh"
-. "${0%/*}/../tap.sh"
-OMP_NUM_THREADS=1
-export OMP_NUM_THREADS
+. "${0%/*}/../training.sh"
 mpi="timeout 60 ${MPIEXEC:-mpiexec}"
 
-tiny_text 900 >text.txt
-"$SSM_BIN/tokshard" encode -q --split para -o data text.txt 2>/dev/null
-tiny_model 'M-' >tiny.conf
 base="--model ./tiny.conf --batch 4 --seq-len 16 --lr 1e-2 --warmup 0"
-train() { "$SSM_BIN/ssmtrain" -q $base "$@" data; }
-same() { "$SSM_BIN/ckmerge" compare -q "$1" "$2"; }
-one_line() { [ "$(wc -l <"$1")" -eq 1 ] || { cat "$1"; return 1; }; }
 kept() { for k in "$1"/inc-*/step-*/index.h5; do k=${k%/index.h5}; echo "${k##*-}"; done | sed 's/^0*//' | sort -n | tr '\n' ' '; }
 
 train -o plain --steps 14 --save-every 0 || exit 1

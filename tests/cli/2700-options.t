@@ -1,19 +1,11 @@
 #!/bin/sh
 # 2700-options.t - each option of ssmtrain that no other test would miss does something, and what it says
 # SPDX-License-Identifier: MIT
-. "${0%/*}/../tiny.sh"
-. "${0%/*}/../tap.sh"
-OMP_NUM_THREADS=1
-export OMP_NUM_THREADS
+. "${0%/*}/../training.sh"
 
-tiny_text 900 >text.txt
-"$SSM_BIN/tokshard" encode -q --split para -o data text.txt 2>/dev/null
 "$SSM_BIN/tokshard" encode -q --split line -o lines text.txt 2>/dev/null
-tiny_model 'M-' >tiny.conf
 base="--model ./tiny.conf --batch 4 --seq-len 16 --steps 3 --schedule constant"
-train() { "$SSM_BIN/ssmtrain" -q $base "$@" data; }
 fixed() { train --warmup 0 --lr 1e-3 "$@"; }
-column() { cat "$1"/inc-*/metrics.jsonl | sed 's/.*"step":\([0-9]*\),.*"'"$2"'":\([^,}]*\).*/\1 \2/' | sort -n; }
 same_model() { "$SSM_BIN/ckmerge" compare -q --model-only "$@"; }
 # Biggest change of a weight from a to b is at most X, and more than X/1000
 moved() { same_model --tolerance "$3" "$1" "$2" && ! same_model --tolerance "$(awk "BEGIN { print $3 / 1000 }")" "$1" "$2"; }

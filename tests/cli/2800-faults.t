@@ -1,17 +1,9 @@
 #!/bin/sh
 # 2800-faults.t - a run on a cluster: what it leaves for the batch script, and starts that meet
 # SPDX-License-Identifier: MIT
-. "${0%/*}/../tiny.sh"
-. "${0%/*}/../tap.sh"
-OMP_NUM_THREADS=1
-export OMP_NUM_THREADS
+. "${0%/*}/../training.sh"
 
-tiny_text 900 >text.txt
-"$SSM_BIN/tokshard" encode -q --split para -o data text.txt 2>/dev/null
-tiny_model 'M-' >tiny.conf
 base="--model ./tiny.conf --batch 4 --seq-len 16 --lr 1e-2 --warmup 0"
-train() { "$SSM_BIN/ssmtrain" -q $base "$@" data; }
-one_line() { [ "$(wc -l <"$1")" -eq 1 ] || { cat "$1"; return 1; }; }
 
 # ---- RUN/inc-NNNN/state ----
 state() { [ "$(cat "$1/inc-$2/state")" = "$3" ] && [ "$(wc -l <"$1/inc-$2/state")" -eq 1 ] || { echo "$1 $2: $(cat "$1/inc-$2/state")"; return 1; }; }
