@@ -53,7 +53,7 @@ steps='
             if (file != "") {
                 for (i = n; i > 0 && step[i] >= s; i--) { }
                 n = i
-                restart[s] = 1
+                if (FILENAME != file) restart[s] = 1
             }
             file = FILENAME
         }
@@ -61,16 +61,17 @@ steps='
         keep()
     }'
 
-# Each run: $tmp/N.data (step samples tokens loss lr grad_norm tokens_per_s seconds mean), N.valid-K, N.restarts
+# Each run: $tmp/N.data (step samples tokens loss lr grad_norm tokens_per_s seconds mean), N.valid-K, N.restarts, N.rewinds
 runs=0
 for run in "$@"; do
     [ -d "$run" ] || break
     ls "$run"/inc-*/metrics.jsonl >/dev/null 2>&1 || fail "no metrics in '$run'"
     runs=$((runs + 1))
-    awk -v once=1 -v restarts="$tmp/$runs.restarts" "$steps"'
+    awk -v once=1 -v restarts="$tmp/$runs.restarts" -v back="$tmp/$runs.rewinds" "$steps"'
         function keep() { row[n] = s " " num("samples") " " num("tokens") " " num("loss") " " num("lr") " " num("grad_norm") " " \
-            num("tokens_per_s") " " num("seconds") }
+            num("tokens_per_s") " " num("seconds"); rewinds = num("rewinds") }
         END {
+            print rewinds + 0 >back
             printf "" >restarts
             for (s in restart) print s >restarts
             for (i = 1; i <= n; i++) print row[i]
@@ -168,10 +169,11 @@ CSS
     printf '<h1>%s</h1>\n' "$(printf '%s' "$title" | escape)"
     k=1
     while [ $k -le $runs ]; do
-        awk -v name="$(label "$(escape <"$tmp/$k.name"): ")" -v again="$(wc -l <"$tmp/$k.restarts")" '
+        awk -v name="$(label "$(escape <"$tmp/$k.name"): ")" -v again="$(wc -l <"$tmp/$k.restarts")" -v back="$(cat "$tmp/$k.rewinds")" '
             NR == 1 { first = $1 } { tok = $3; loss = $9; sec += $8; computed += $7 * $8; last = $1 }
             END { printf "<p>%sSteps %d to %d, %.4g tokens, %.0f s of steps (%.4g tokens/s), last loss (running mean) %.4f nats per token", name, first, last, tok, sec, sec ? computed / sec : 0, loss
                   if (again > 0) printf ", %d restart%s", again, (again > 1 ? "s" : "")
+                  if (back > 0) printf ", %d time%s back to a checkpoint", back, (back > 1 ? "s" : "")
                   print ".</p>" }' "$tmp/$k.data"
         k=$((k + 1))
     done

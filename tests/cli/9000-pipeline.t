@@ -89,7 +89,8 @@ needs_plots 'of a step in two files the later start counts' '
     mkdir -p two/inc-0001 two/inc-0002 && { line 1 5; line 2 5; printf "{\"step\":3,\"sam"; } >two/inc-0001/metrics.jsonl && { line 2 4; line 3 4; } >two/inc-0002/metrics.jsonl &&
     report -o two.html -t "a <title>" two && grep -q "Steps 1 to 3, 30 tokens, 3 s of steps (10 tokens/s)" two.html && grep -q "<h1>a &lt;title&gt;</h1>" two.html'
 needs_plots 'of a step twice in one file the later line counts' '
-    mkdir -p gone-back/inc-0001 && { line 1 5; line 2 5; line 3 5; line 2 4; line 2 3; line 3 3; } >gone-back/inc-0001/metrics.jsonl && report -o back.html gone-back && grep -q "Steps 1 to 3, 30 tokens, 3 s of steps" back.html'
+    mkdir -p gone-back/inc-0001 && { line 1 5; line 2 5; line 3 5; line 2 4; line 2 3; line 3 3 | sed "s/\"lr\"/\"rewinds\":2,&/"; } >gone-back/inc-0001/metrics.jsonl && report -o back.html gone-back &&
+    grep -q "Steps 1 to 3, 30 tokens, 3 s of steps.*per token, 2 times back to a checkpoint\.<" back.html'
 needs_plots 'the page: tokens that are scored, and the speed of what is computed' '
     mkdir -p masked && cp -r two/inc-0001 masked && sed -i "s/\"tokens_per_s\":10/\"tokens_per_s\":40/" masked/inc-0001/metrics.jsonl &&
     report -o masked.html masked && grep -q " s of steps (40 tokens/s)" masked.html'
