@@ -118,7 +118,8 @@ at_step() { poll 60 has_step "$1" "$2"; }
 has_start() { [ -s "$(printf '%s/run/inc-%04d/metrics.jsonl' "$1" "$2")" ]; }
 starts() { poll 60 has_start "$1" "$2"; }
 state() { scontrol show job -o "$job" | sed -n "s/.*$1=\([^ ]*\).*/\1/p"; }
-is_over() { case $(state JobState) in PENDING | RUNNING | COMPLETING | CONFIGURING | REQUEUED | REQUEUE_HOLD | '') return 1 ;; esac; }
+# Not PREEMPTED, NODE_FAIL and the like, which a job that is requeued may pass through, nor SIGNALING.
+is_over() { case $(state JobState) in COMPLETED | FAILED | CANCELLED | TIMEOUT | DEADLINE | OUT_OF_MEMORY | BOOT_FAIL) ;; *) return 1 ;; esac; }
 ended() { poll "${1:-90}" is_over; }
 completed() {
     ended "$@" || return 1
