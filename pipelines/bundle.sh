@@ -29,7 +29,7 @@ for t in "$top"/tests/*.c; do
     t=$build/tests/$(basename "$t" .c)
     [ -f "$t" ] && [ -x "$t" ] && cp "$t" "$root/tests/"
 done
-cp "$top/tests/tap.sh" "$top/tests/tiny.sh" "$root/tests/"
+cp "$top/tests/tap.sh" "$top/tests/tiny.sh" "$top/tests/training.sh" "$root/tests/"
 for t in "$top"/tests/cli/*.t; do
     case ${t##*/} in
     0010-* | 80*) ;; # look at the source tree
