@@ -390,7 +390,6 @@ static int run(int n_args, char **args)
                                     .valid_tokens = o.valid_tokens,
                                     .stop_at = o.stop_at,
                                     .slowest_every = o.slowest_every,
-                                    .rewind = o.on_spike,
                                     .max_skips = o.max_skips,
                                     .log_every = (double)o.log_every,
                                     .events = o.tensorboard };

@@ -181,8 +181,7 @@ static void forget(struct out *o)
     free(o);
 }
 
-static bool yes(void *arg) { return arg == NULL; }
-void out_commit(struct out *o) { out_commit_if(o, yes, NULL); }
+void out_commit(struct out *o) { out_commit_if(o, NULL, NULL); }
 
 bool out_commit_if(struct out *o, bool (*still)(void *), void *arg)
 {
@@ -190,7 +189,7 @@ bool out_commit_if(struct out *o, bool (*still)(void *), void *arg)
     if (fd < 0 || fsync(fd) < 0)
         die_errno("cannot sync '%s'", o->path);
     close(fd);
-    if (!still(arg)) {
+    if (still && !still(arg)) {
         out_abort(o);
         return false;
     }

@@ -21,8 +21,8 @@ struct out *out_open(const char *path, bool force);
 const char *out_temp(const struct out *o);
 /* Syncs the temporary, renames it into place, syncs the folder, frees o. Dies on any failure. */
 void out_commit(struct out *o);
-/* The same, if `still` says so of `arg` between the sync, which may take long, and the rename; else as out_abort(). Returns
- * what it said. */
+/* The same, if `still` (NULL: always) says so of `arg` between the sync, which may take long, and the rename; else as
+ * out_abort(). Returns what it said. */
 bool out_commit_if(struct out *o, bool (*still)(void *), void *arg);
 /* Removes the temporary and frees o. */
 void out_abort(struct out *o);

@@ -41,7 +41,7 @@ __attribute__((noreturn)) static void give_up(struct checkpoints *k, const struc
 }
 
 /* A skipped step is told, and is gone back from when that is wanted and can be; too many end the run. True: it went back. */
-static bool heed_skip(struct checkpoints *k, const struct step_report *s, const struct run_options *o)
+static bool heed_skip(struct checkpoints *k, const struct step_report *s, int64_t max_skips)
 {
     const struct trainer *t = k->t;
     int64_t step = t->step;
@@ -50,12 +50,12 @@ static bool heed_skip(struct checkpoints *k, const struct step_report *s, const 
     note(1, "step %lld skipped: loss %g (z %.2f), gradient norm %g (z %.2f); %lld in a row, %lld in all",
          (long long)t->step, fabs(s->loss), s->loss_z, fabs(s->grad_norm), s->norm_z,
          (long long)t->skipped_in_row, (long long)t->skipped);
-    if (t->skipped_in_row >= o->max_skips)
+    if (t->skipped_in_row >= max_skips)
         give_up(k, s, t->skipped_in_row, "steps in a row are skipped");
-    if (!o->rewind)
+    if (k->back == 0)
         return false;
-    if (t->rewinds_in_row + 1 >= o->max_skips)
-        give_up(k, s, o->max_skips, "times from one checkpoint on");
+    if (t->rewinds_in_row + 1 >= max_skips)
+        give_up(k, s, max_skips, "times from one checkpoint on");
     if (!checkpoints_rewind(k)) {
         note(1, "there is no checkpoint to go back to");
         return false;
@@ -98,7 +98,7 @@ int run_train(struct checkpoints *k, struct loader *loader, const struct valids 
         if (s.written)
             checkpoints_publish(k);
         int64_t from = t->step;
-        if (heed_skip(k, &s, o)) {
+        if (heed_skip(k, &s, o->max_skips)) {
             last = t->step + length_steps_left(&o->length, t->step, t->samples, NULL);
             report_rewind(&report, from, last);
             continue;

@@ -26,7 +26,6 @@ struct run_options {
     int64_t valid_tokens;       /* of a set that are scored; 0: all */
     int64_t stop_at;            /* stop after this step; 0: no */
     int64_t slowest_every;      /* steps between lines of the slowest of several ranks; 0: none */
-    bool rewind;                /* in place of skipping a step, where there is a checkpoint to go back to */
     int64_t max_skips;          /* so many steps skipped in a row, or rewinds to one checkpoint, end the run */
     double log_every;           /* seconds between lines when there is no terminal */
     bool events;                /* write an event file */
