@@ -12,6 +12,23 @@
 
 #define BLOCK 4096 /* elements that one thread takes at a time: 16 KiB of each array */
 
+static int what_of(const struct adamw *a, int64_t i)
+{
+    return a->mask ? a->mask[i / 16] : ADAMW_UPDATE | ADAMW_DECAY;
+}
+
+/* The end of the run of elements from i0 + k on that are treated alike, counted from i0, at most n. */
+static int64_t run_end(const struct adamw *a, int64_t i0, int64_t k, int64_t n)
+{
+    int64_t end = k;
+
+    if (!a->mask)
+        return n;
+    while (end < n && a->mask[(i0 + end) / 16] == a->mask[(i0 + k) / 16])
+        end += 16;
+    return cpu_min(end, n);
+}
+
 void cpu_adamw(const struct adamw *a)
 {
     float b1 = (float)a->beta1, c1 = (float)(1.0 - a->beta1);
@@ -23,6 +40,8 @@ void cpu_adamw(const struct adamw *a)
 
     if (a->step < 1)
         cpu_fault("adamw", "step", "is less than 1");
+    if (a->half)
+        cpu_fault("adamw", "half", "is given, and the CPU serves F32 only");
 #pragma omp parallel
     {
         unsigned mode = cpu_flush_begin();
@@ -30,24 +49,34 @@ void cpu_adamw(const struct adamw *a)
 #pragma omp for schedule(static)
         for (int64_t i0 = 0; i0 < a->n; i0 += BLOCK) {
             int64_t n = cpu_min(BLOCK, a->n - i0);
-            const float *restrict grad = a->grad + i0;
-            float *restrict p = a->p + i0, *restrict m = a->m + i0, *restrict v = a->v + i0;
+
+            for (int64_t k = 0; k < n;) {
+                int64_t end = run_end(a, i0, k, n);
+                int what = what_of(a, i0 + k);
+                const float *restrict grad = a->grad + i0 + k;
+                float *restrict p = a->p + i0 + k, *restrict m = a->m + i0 + k, *restrict v = a->v + i0 + k;
+                float shrink = what & ADAMW_DECAY ? lr_p : 0;
+
+                end -= k;
+                k += end;
+                if (!(what & ADAMW_UPDATE))
+                    continue;
+#pragma omp simd
+                for (int64_t i = 0; i < end; i++) {
+                    float g = grad[i] * gscale;
+                    float mi = b1 * m[i] + c1 * g, vi = b2 * v[i] + c2 * g * g;
+
+                    m[i] = mi;
+                    v[i] = vi;
+                    p[i] -= lr_m * mi / (sqrtf(vi * scale_v) + eps) + shrink * p[i];
+                }
+                if (a->ema) {
+                    float *restrict ema = a->ema + (p - a->p);
 
 #pragma omp simd
-            for (int64_t i = 0; i < n; i++) {
-                float g = grad[i] * gscale;
-                float mi = b1 * m[i] + c1 * g, vi = b2 * v[i] + c2 * g * g;
-
-                m[i] = mi;
-                v[i] = vi;
-                p[i] -= lr_m * mi / (sqrtf(vi * scale_v) + eps) + lr_p * p[i];
-            }
-            if (a->ema) {
-                float *restrict ema = a->ema + i0;
-
-#pragma omp simd
-                for (int64_t i = 0; i < n; i++)
-                    ema[i] += c_ema * (p[i] - ema[i]);
+                    for (int64_t i = 0; i < end; i++)
+                        ema[i] += c_ema * (p[i] - ema[i]);
+                }
             }
         }
         cpu_flush_end(mode);

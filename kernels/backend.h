@@ -20,6 +20,9 @@
  *   `work`: scratch memory that the caller provides; its size in bytes is what op_work() returns for
  *   the same struct and number of threads. It may hold anything. Ops allocate nothing, keep nothing,
  *   and call nothing above them. Tensors overlap only where a field says "may be".
+ *   Dtypes: the activations of one call, and the matrices that they meet, have one dtype, but for the residual stream
+ *   (matmul's c and add, norm's x and dx, embed's y and dy), which may have another; in matmul c may always be F32. What is
+ *   saved beside activations (rstd, lse, ...), other parameters and all gradients of parameters are F32.
  *   Accumulation is in fp32 or better. For the same shapes, pointers' alignment aside, and the same
  *   number of threads an op returns the same bits: no atomics, fixed reduction order.
  *
@@ -155,8 +158,8 @@ struct ssd {
     struct tensor h0;           /* [B*H*P,N] fp32 or absent: the state before the row */
     struct tensor y;            /* = [B*T,H*P] */
     struct tensor hT;           /* = [B*H*P,N] fp32 or absent: the state after the row; may be h0 */
-    float *states;              /* = [B,ceil(T/Q),H,P,N], the state that enters each chunk; saved;
-                                 * NULL in a forward pass without backward */
+    struct tensor states;       /* = [B*ceil(T/Q)*H*P,N], the state that enters each chunk; saved; absent in a forward pass
+                                 * without backward */
     struct tensor dy;           /* [B*T,H*P] */
     struct tensor dhT;          /* [B*H*P,N] or absent */
     struct tensor dx;           /* = [B*T,H*P] */
@@ -292,23 +295,43 @@ struct xent {
     void *work;
 };
 
+/* y = x, in the dtype of y */
+struct cast {
+    int64_t M, D;
+    struct tensor x;            /* [M,D] */
+    struct tensor y;            /* = [M,D] */
+};
+
 /* AdamW (Loshchilov & Hutter 2019, alg. 2) on n elements; step counts from 1:
  *   g = grad gscale;  m = b1 m + (1-b1) g;  v = b2 v + (1-b2) g^2
  *   p = p - lr ( (m/(1-b1^step)) / (sqrt(v/(1-b2^step)) + eps) + decay p )
- * and, where ema is not NULL, the running mean of the new p: ema = ema_decay ema + (1-ema_decay) p */
+ * and, where ema is not NULL, the running mean of the new p: ema = ema_decay ema + (1-ema_decay) p; where half is
+ * not NULL, it becomes the new p in bf16. One call serves a whole slab of tensors. */
+enum { ADAMW_UPDATE = 1, ADAMW_DECAY = 2 };
 struct adamw {
     int64_t n, step;
     double lr, beta1, beta2, eps, decay, gscale, ema_decay;
+    const uint8_t *mask;        /* [ceil(n/16)] what is done to each 16 elements; NULL: both. Others stand still */
     const float *grad;
     float *p, *m, *v, *ema;     /* updated in place */
+    void *half;                 /* [n] bf16 or NULL */
 };
 
-#define BACKEND_VERSION 3
+/* What a device is. Rates are the vendor's for dense products, 0 where not known. */
+struct device_info {
+    char name[128];             /* "NVIDIA H200, driver 580.159, CUDA 13.0" */
+    int64_t memory_total, memory_free; /* bytes; 0: not known */
+    double peak[3];             /* FLOP/s by enum dtype; F32: as this backend multiplies floats (TF32 or not) */
+    double bandwidth;           /* bytes/s of device memory */
+};
+
+#define BACKEND_VERSION 4
 
 struct backend {
     int version;
     const char *name;           /* "cpu" ... */
     const char *variant;        /* which instruction set the kernels were compiled for */
+    unsigned dtypes;            /* of activations and of the matrices they meet: 1 << F32 | ... */
 
     void *(*alloc)(size_t bytes);               /* 64-byte aligned, zeroed; NULL when there is none */
     void (*free)(void *p);
@@ -317,6 +340,9 @@ struct backend {
     void (*copy)(void *dst, const void *src, size_t bytes);
     void (*zero)(void *p, size_t bytes);
     const char *(*sync)(void);                  /* NULL, or the text of the first error since the last call */
+    void (*info)(struct device_info *);
+    int (*mark)(void);                          /* a point between two calls; the number of marks is limited to 4096, */
+    double (*between)(int from, int to);        /* then the oldest are forgotten. Seconds from one to another; waits */
 
     void (*matmul)(const struct matmul *);
     size_t (*colsum_work)(const struct colsum *);
@@ -354,6 +380,7 @@ struct backend {
     void (*act_bwd)(const struct activation *);
     size_t (*xent_work)(const struct xent *);
     void (*xent)(const struct xent *);
+    void (*cast)(const struct cast *);
     void (*adamw)(const struct adamw *);
     double (*sumsq)(const float *p, int64_t n); /* sum of squares, accumulated in double */
 };

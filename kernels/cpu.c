@@ -5,6 +5,7 @@
  * variant and CPU_VARIANT says which it is. Host memory is the device memory.
  */
 #include <string.h>
+#include <time.h>
 
 #include "cpu.h"
 
@@ -40,12 +41,42 @@ static void mem_zero(void *p, size_t bytes)
 
 static const char *mem_sync(void) { return NULL; }
 
+static void info(struct device_info *d)
+{
+    *d = (struct device_info){ .memory_total = 0 };
+    snprintf(d->name, sizeof d->name, "CPU, %s", CPU_VARIANT);
+}
+
+#define MARKS 4096
+static double marks[MARKS];
+static unsigned marked;
+
+static int mark(void)
+{
+    struct timespec t;
+
+    clock_gettime(CLOCK_MONOTONIC, &t);
+    marks[marked % MARKS] = (double)t.tv_sec + 1e-9 * (double)t.tv_nsec;
+    return (int)(marked++ % MARKS);
+}
+
+static double between(int from, int to) { return marks[to] - marks[from]; }
+
+static void cpu_cast(const struct cast *a)
+{
+    CPU_NEED("cast", a, x);
+    CPU_NEED("cast", a, y);
+    for (int64_t m = 0; m < a->M; m++)
+        memmove(cpu_row(&a->y, m), cpu_row(&a->x, m), (size_t)a->D * sizeof(float));
+}
+
 extern const struct backend CPU_TABLE;
 
 const struct backend CPU_TABLE = {
     .version = BACKEND_VERSION,
     .name = "cpu",
     .variant = CPU_VARIANT,
+    .dtypes = 1 << F32,
     .alloc = mem_alloc,
     .free = free,
     .upload = mem_copy,
@@ -53,6 +84,9 @@ const struct backend CPU_TABLE = {
     .copy = mem_copy,
     .zero = mem_zero,
     .sync = mem_sync,
+    .info = info,
+    .mark = mark,
+    .between = between,
     .matmul = cpu_matmul,
     .colsum_work = cpu_colsum_work,
     .colsum = cpu_colsum,
@@ -89,6 +123,7 @@ const struct backend CPU_TABLE = {
     .act_bwd = cpu_act_bwd,
     .xent_work = cpu_xent_work,
     .xent = cpu_xent,
+    .cast = cpu_cast,
     .adamw = cpu_adamw,
     .sumsq = cpu_sumsq,
 };

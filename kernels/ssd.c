@@ -77,9 +77,9 @@ static void fwd_span(const struct ssd *a, const struct ssd_plan *p, float *w, in
     for (int64_t k = 0; k < p->tiles; k++) {
         if (!ssd_find_tile(a, p, b, c0, k, &u))
             continue;
-        if (a->states && k % p->per == 0)
+        if (a->states.data && k % p->per == 0)
             gemm_transpose(a->N, a->P, S, p->Pp,
-                           a->states + ((b * p->chunks + c0 + k / p->per) * a->H + h) * a->P * a->N, a->N);
+                           cpu_row(&a->states, ((b * p->chunks + c0 + k / p->per) * a->H + h) * a->P), a->states.ld);
         fwd_tile(a, p, w, &u, h, S, &z);
     }
     if (c0 + p->span >= p->chunks && a->hT.data)

@@ -167,7 +167,7 @@ static int64_t chunk_states(const struct ssd *a, const struct ssd_plan *p, float
 
     if (!ssd_find_tile(a, p, b, c0, first, &u))
         return 0;
-    gemm_pack(a->P, a->N, a->states + ((b * p->chunks + chunk) * a->H + h) * a->P * a->N, a->N, 1.0f, z->S,
+    gemm_pack(a->P, a->N, cpu_row(&a->states, ((b * p->chunks + chunk) * a->H + h) * a->P), a->states.ld, 1.0f, z->S,
               p->Np);
     for (k = 1; k < p->per && ssd_find_tile(a, p, b, c0, first + k, &next); k++) {
         const float *dt = ssd_head_tile(a, p, w, p->dt, &u, h, 3 * SSD_TILE), *cum = dt + SSD_TILE;
@@ -278,8 +278,7 @@ static void check_bwd(const struct ssd *a)
     CPU_NEED("ssd_bwd", a, dA_log);
     CPU_NEED("ssd_bwd", a, dD);
     CPU_ALLOW("ssd_bwd", a, dh0);
-    if (!a->states)
-        cpu_fault("ssd_bwd", "states", "is absent");
+    CPU_NEED("ssd_bwd", a, states);
 }
 
 void cpu_ssd_bwd(const struct ssd *a)

@@ -287,7 +287,7 @@ static void perf_layer(int64_t T, int64_t D, int64_t H, int64_t P, int64_t N, in
     sd.Cm = tensor_f32((float *)sd.x.data + E + N, C);
     sd.dBm = tensor_f32((float *)sd.dx.data + E, C);
     sd.dCm = tensor_f32((float *)sd.dx.data + E + N, C);
-    sd.states = ops_bytes((size_t)((T + Q - 1) / Q * E * N) * sizeof(float));
+    sd.states = tensor_f32(ops_bytes((size_t)((T + Q - 1) / Q * E * N) * sizeof(float)), N);
     sd.work = ops_bytes(ops_be->ssd_work(&sd));
     report("ssd_fwd", shape, fastest(call_ssd_fwd, &sd), ssd, 0);
     report("ssd_bwd", shape, fastest(call_ssd_bwd, &sd), ssd_b, 0);

@@ -82,7 +82,7 @@ static struct ssd args(const struct ssd_case *c)
         .h0 = mat_tensor(c->h0),
         .y = mat_tensor(c->y),
         .hT = mat_tensor(c->hT),
-        .states = c->states ? c->states->f : NULL,
+        .states = mat_tensor(c->states),
         .dy = mat_tensor(c->dy),
         .dhT = mat_tensor(c->dhT),
         .dx = mat_tensor(c->dx),

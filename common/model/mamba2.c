@@ -117,7 +117,7 @@ static struct ssd ssd_op(const struct pass *p)
                          .dt_raw = tensor_f32(pass_slot(p, PROJ) + d.di + d.conv, d.proj),
                          .dt_bias = tensor_f32(pass_weight(p, DT_BIAS), d.H),
                          .A_log = tensor_f32(pass_weight(p, A_LOG), d.H), .D = tensor_f32(pass_weight(p, SKIP), d.H),
-                         .y = tensor_f32(pass_slot(p, Y), d.di), .states = pass_slot(p, STATES), .work = p->work };
+                         .y = tensor_f32(pass_slot(p, Y), d.di), .states = tensor_f32(pass_slot(p, STATES), c->d_state), .work = p->work };
 }
 
 static struct gatednorm gate_op(const struct pass *p)
