@@ -22,7 +22,7 @@
  *   and call nothing above them. Tensors overlap only where a field says "may be".
  *   Dtypes: the activations of one call, and the matrices that they meet, have one dtype, but for the residual stream
  *   (matmul's c and add, norm's x and dx, embed's y and dy), which may have another; in matmul c may always be F32. What is
- *   saved beside activations (rstd, lse, ...), other parameters and all gradients of parameters are F32.
+ *   saved beside activations (rstd, lse, ...), states, halos, other parameters and all gradients of parameters are F32.
  *   Accumulation is in fp32 or better. For the same shapes, pointers' alignment aside, and the same
  *   number of threads an op returns the same bits: no atomics, fixed reduction order.
  *
@@ -49,7 +49,8 @@ struct tensor {
 /* A tensor of floats with rows ld elements apart. */
 static inline struct tensor tensor_f32(const float *p, int64_t ld)
 {
-    return (struct tensor){ (void *)(uintptr_t)p, ld, F32 };
+    struct tensor t = { (void *)(uintptr_t)p, ld, F32 };
+    return t;
 }
 
 /* c [M,N] = op(a) op(b) + add + bias: op(a) [M,K], op(b) [K,N]; a transposed operand is stored [K,M], [N,K].
