@@ -79,7 +79,7 @@ LIBS = $(PKG_LIBS) $(MATMUL_LIBS) $(SPM_LIBS) -lm -ldl
 
 # ---- sources ----
 COMMON_SRC := $(filter-out common/io/h5zstd_plugin.c,$(wildcard common/*/*.c))
-KERNEL_PLAIN := $(wildcard kernels/backend.c kernels/matmul.c)
+KERNEL_PLAIN := $(wildcard kernels/backend.c kernels/matmul.c kernels/device.c)
 KERNEL_SRC := $(filter-out $(KERNEL_PLAIN),$(wildcard kernels/*.c))
 # One set of kernels an instruction set; the program takes the best that the machine has. Sanitizers get one.
 ISA := $(if $(filter 1,$(SAN)),generic,$(if $(filter x86_64,$(ARCH)),v2 v3 v4,generic))
@@ -96,11 +96,16 @@ LIB_OBJ := $(COMMON_SRC:%.c=$O/%.o) $(if $(filter 1,$(SENTENCEPIECE)),$O/common/
 TOOL_BIN := $(TOOLS:%=$O/bin/%)
 TEST_BIN := $(TEST_BINS:%=$O/tests/%)
 PLUGIN := $(if $(wildcard common/io/h5zstd_plugin.c),$O/lib/libh5zstd.so)
+# The CUDA backend, a shared object that the tools load; and the same kernels on an emulation, for the tests.
+CUDA_SRC := $(wildcard kernels/*.cu)
+CUDA_HOME ?= $(patsubst %/bin/nvcc,%,$(realpath $(shell command -v nvcc 2>/dev/null)))
+CUDA_SO := $(if $(filter 1,$(CUDA)),$O/lib/libssmcuda.so)
+EMULATED := $O/lib/libssmcuda-emulated.so
 
 .PHONY: all tools tests plugin info deps demo check check-unit check-long check-slurm check-slurm-long perf fuzz lint format install bundle clean force
 all: tools
-tools: $(TOOL_BIN) $(PLUGIN)
-tests: $(TEST_BIN)
+tools: $(TOOL_BIN) $(PLUGIN) $(CUDA_SO)
+tests: $(TEST_BIN) $(EMULATED)
 plugin: $(PLUGIN)
 
 # ---- rules ----
@@ -162,6 +167,39 @@ $O/lib/libh5zstd.so: common/io/h5zstd_plugin.c $O/cflags
 	@mkdir -p $(@D)
 	$Q$(CC) $(filter-out -fsanitize%,$(ALLC)) -fPIC -shared -MMD -MP -MF $O/lib/h5zstd.d -o $@ $< -lzstd
 
+# ---- the CUDA backend ----
+# Compiled ahead of time for Hopper alone (sm_90a); other GPUs are refused at start.
+NVCC := nvcc
+NVCC_C = -std=c++17 -O3 -lineinfo -gencode=arch=compute_90a,code=sm_90a -Xcompiler -fPIC$(comma)-fvisibility=hidden -I. -Ikernels
+CUDA_C = -std=c11 -D_POSIX_C_SOURCE=200809L -fPIC -fvisibility=hidden -fopenmp $(KOPT_$(VARIANT)) $(WARN) $(EXTRA_CFLAGS) -I. -Ikernels
+EMULATED_CXX = -x c++ -std=c++17 -DSSM_EMULATE -fPIC -fvisibility=hidden -Wall -Wextra -Wno-unknown-pragmas $(KOPT_$(VARIANT)) \
+        $(if $(filter 1,$(WERROR)),-Werror) $(EXTRA_CFLAGS) -I. -Ikernels
+$(eval $(call stamp,cudaflags,$$(NVCC) $$(NVCC_C) $$(CUDA_C) $$(CUDA_HOME)))
+$(eval $(call stamp,emuflags,$$(CXX) $$(EMULATED_CXX) $$(CUDA_C)))
+
+$O/cuda/%.o: kernels/%.cu $O/cudaflags
+	@mkdir -p $(@D)
+	$Q$(NVCC) $(NVCC_C) -MMD -MP -c -o $@ $<
+$O/cuda/host/%.o: kernels/cuda/%.c $O/cudaflags
+	@mkdir -p $(@D)
+	$Q$(CC) $(CUDA_C) -isystem $(CUDA_HOME)/include -MMD -MP -c -o $@ $<
+$O/lib/libssmcuda.so: $(CUDA_SRC:kernels/%.cu=$O/cuda/%.o) $(patsubst %,$O/cuda/host/%.o,memory gemm links open)
+	@mkdir -p $(@D)
+	$Q$(CXX) -shared -Wl,--exclude-libs$(comma)ALL -Wl,--no-undefined -o $@ $^ -L$(CUDA_HOME)/lib64 -lcublasLt -lcudart_static -lpthread -lrt -ldl -lm
+
+$O/emulated/%.o: kernels/%.cu $O/emuflags
+	@mkdir -p $(@D)
+	$Q$(CXX) $(EMULATED_CXX) -MMD -MP -c -o $@ $<
+$O/emulated/%.o: kernels/%.cc $O/emuflags
+	@mkdir -p $(@D)
+	$Q$(CXX) $(EMULATED_CXX) -MMD -MP -c -o $@ $<
+$O/emulated/host/%.o: kernels/cuda/%.c $O/emuflags
+	@mkdir -p $(@D)
+	$Q$(CC) $(CUDA_C) -DSSM_EMULATE -MMD -MP -c -o $@ $<
+$(EMULATED): $(CUDA_SRC:kernels/%.cu=$O/emulated/%.o) $O/emulated/emulate.o $(patsubst %,$O/emulated/host/%.o,memory gemm_emulated open)
+	@mkdir -p $(@D)
+	$Q$(CXX) -shared -fopenmp $(if $(filter 1,$(SAN)),-fsanitize=address$(comma)undefined) -o $@ $^ -lm
+
 -include $(shell find $O -name '*.d' 2>/dev/null)
 
 info:
@@ -172,7 +210,7 @@ info:
 	@echo 'matmul    $(MATMUL)   (MATMUL=dnnl|cblas)'
 	@for p in $(PKG); do printf '%-9s %s\n' $$p "$$(pkg-config --modversion $$p 2>/dev/null || echo missing: make deps)"; done
 	@echo 'sentencepiece $(if $(filter 1,$(SENTENCEPIECE)),$(shell pkg-config --modversion sentencepiece 2>/dev/null || echo missing: make deps),off)   (SENTENCEPIECE=$(SENTENCEPIECE))'
-	@echo 'cuda      $(if $(filter 1,$(CUDA)),$(shell nvcc --version 2>/dev/null | sed -n 's/.*release \([0-9.]*\).*/toolkit \1/p')$(if $(wildcard kernels/*.cu),,; no device sources in this version),off)   (CUDA=$(CUDA))'
+	@echo 'cuda      $(if $(filter 1,$(CUDA)),$(shell nvcc --version 2>/dev/null | sed -n 's/.*release \([0-9.]*\).*/toolkit \1/p'); Hopper (sm_90a),off)   (CUDA=$(CUDA))'
 
 # ---- what people and CI run ----
 deps:

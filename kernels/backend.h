@@ -326,6 +326,27 @@ struct device_info {
     double bandwidth;           /* bytes/s of device memory */
 };
 
+/* How ranks with a device each exchange device memory (NCCL between GPUs). A group is opened by all its ranks with the id
+ * that one of them drew. What is begun here runs on a stream of its own: after all that ops were given before, beside what
+ * they are given next, until join() makes these wait. Functions with a text return NULL or why they failed; what fails
+ * later is told by sync(). Sums of the same group, sizes and machines are the same bits. Counts may exceed 2^31. */
+struct links {
+    size_t id_bytes;
+    const char *(*draw_id)(void *id);
+    const char *(*open)(void **group, const void *id, int rank, int size);
+    const char *(*split)(void **part, void *group, int color, int key); /* color < 0: *part = NULL */
+    void (*close)(void *group);
+    void (*sum)(void *group, void *x, int64_t n, enum dtype dtype);     /* all-reduce in place */
+    void (*sum_scatter)(void *group, const void *x, void *mine, int64_t each, enum dtype dtype); /* reduce-scatter */
+    void (*gather)(void *group, const void *mine, size_t bytes, void *all); /* all-gather */
+    void (*bcast)(void *group, void *data, size_t bytes, int root);
+    void (*all_to_all)(void *group, const void *send, const size_t *scount, const size_t *sdispl, void *recv,
+                       const size_t *rcount, const size_t *rdispl);     /* bytes; see comm_all_to_all() */
+    void (*send)(void *group, const void *data, size_t bytes, int to);
+    void (*recv)(void *group, void *data, size_t bytes, int from);
+    void (*join)(void);
+};
+
 #define BACKEND_VERSION 4
 
 struct backend {
@@ -384,6 +405,8 @@ struct backend {
     void (*cast)(const struct cast *);
     void (*adamw)(const struct adamw *);
     double (*sumsq)(const float *p, int64_t n); /* sum of squares, accumulated in double */
+
+    const struct links *links;                  /* NULL: device memory is host memory, MPI serves it */
 };
 
 /* The CPU backend compiled for the best instruction set that this machine has. The environment variable

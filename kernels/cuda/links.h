@@ -1,0 +1,12 @@
+/* links.h - exchange of device memory between ranks (struct links of backend.h) by NCCL
+ * SPDX-License-Identifier: MIT
+ */
+#ifndef SSM_CUDA_LINKS_H
+#define SSM_CUDA_LINKS_H
+
+#include "cuda.h"
+
+/* NULL when there is no libnccl. */
+const struct links *links_begin(void);
+
+#endif
