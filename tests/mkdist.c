@@ -47,6 +47,23 @@ static void check_sums(struct comm *c)
         die("maximum");
 }
 
+static void check_scatter(struct comm *c)
+{
+    enum { EACH = 7 };
+    float *x = xcalloc((size_t)c->size * EACH, sizeof *x), mine[EACH];
+    for (int64_t i = 0; i < c->size * EACH; i++)
+        x[i] = value(c->rank, i);
+    comm_sum_scatter_f32(c, x, EACH, mine);
+    for (int64_t i = 0; i < EACH; i++) {
+        float sum = value(0, c->rank * EACH + i);
+        for (int r = 1; r < c->size; r++)
+            sum += value(r, c->rank * EACH + i);
+        if (memcmp(&sum, &mine[i], sizeof sum) != 0)
+            die("scattered sum %lld: %.9g, should be %.9g", (long long)i, mine[i], sum);
+    }
+    free(x);
+}
+
 static void check_moves(struct comm *c)
 {
     char text[32];
@@ -83,6 +100,7 @@ int main(int argc, char **argv)
     comm_init(&argc, &argv);
     struct comm *c = comm_world();
     check_sums(c);
+    check_scatter(c);
     check_moves(c);
     struct comm *half = comm_split(c, c->rank % 2, -c->rank);
     struct comm *none = comm_split(c, c->rank == 0 ? -1 : 0, 0);
@@ -93,6 +111,7 @@ int main(int argc, char **argv)
     if (half->rank != half->size - 1 - c->rank / 2)
         die("rank %d by key", half->rank);
     check_sums(half);
+    check_scatter(half);
     check_moves(half);
     comm_free(half);
     comm_free(none);

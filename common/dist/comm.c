@@ -76,6 +76,12 @@ void comm_free(struct comm *c)
     free(c);
 }
 
+void comm_join(struct comm *c)
+{
+    if (c->t->join)
+        c->t->join(c);
+}
+
 void comm_barrier(struct comm *c) { c->t->barrier(c); }
 void comm_bcast(struct comm *c, void *data, size_t bytes, int root) { c->t->bcast(c, data, bytes, root); }
 
@@ -99,6 +105,10 @@ void comm_sum_f32(struct comm *c, float *x, int64_t n)
 {
     if (c->size == 1 || n == 0)
         return;
+    if (c->t->sum_f32) {
+        c->t->sum_f32(c, x, n);
+        return;
+    }
     static float *scratch; /* grows to the largest call; a step calls with the same size each time */
     static size_t room;
     size_t ranks = (size_t)c->size;
@@ -131,6 +141,30 @@ void comm_sum_f32(struct comm *c, float *x, int64_t n)
     }
     c->t->all_to_all(c, scratch, scount, sdispl, x, rcount, rdispl);
     free(count);
+}
+
+void comm_sum_scatter_f32(struct comm *c, const float *x, int64_t each, float *mine)
+{
+    if (c->t->sum_scatter_f32) {
+        c->t->sum_scatter_f32(c, x, each, mine);
+        return;
+    }
+    size_t ranks = (size_t)c->size, own = (size_t)each;
+    float *all = xmalloc(mul_size(ranks * own + 1, sizeof *all, "reduce-scatter"));
+    size_t *count = xmalloc(3 * ranks * sizeof *count);
+    size_t *scount = count, *sdispl = count + ranks, *rdispl = count + 2 * ranks;
+    for (size_t r = 0; r < ranks; r++) {
+        scount[r] = own * sizeof *x;
+        sdispl[r] = rdispl[r] = r * own * sizeof *x;
+    }
+    c->t->all_to_all(c, x, scount, sdispl, all, scount, rdispl);
+    for (size_t i = 0; i < own; i++) {
+        mine[i] = all[i];
+        for (size_t r = 1; r < ranks; r++)
+            mine[i] += all[r * own + i];
+    }
+    free(count);
+    free(all);
 }
 
 void comm_sum_f64(struct comm *c, double *x, int64_t n)

@@ -2,8 +2,8 @@
  * SPDX-License-Identifier: MIT
  *
  * A struct comm is a group of ranks on a transport: MPI for host memory (mpi.c), or nobody, when a tool runs as one
- * process (solo.c: no MPI library call is made, so tools start on any login node). Device memory gets a
- * transport of its own with the same table. Everything above talks through these functions only.
+ * process (solo.c: no MPI library call is made, so tools start on any login node), or what the device brings for its
+ * own memory (linked.c: NCCL between GPUs). Everything above talks through these functions only.
  *
  * "Collective": every rank of the group must call it, in the same order. Sums are taken in rank order,
  * so they are the same bits wherever the ranks sit and however messages arrive (MPI_Allreduce does not
@@ -36,6 +36,10 @@ struct transport {
     void (*recv)(struct comm *c, void *data, size_t bytes, int from, int tag);
     struct comm *(*split)(struct comm *c, int color, int key);
     void (*release)(struct comm *c);
+    /* Of a device, NULL elsewhere: */
+    void (*sum_f32)(struct comm *c, float *x, int64_t n);
+    void (*sum_scatter_f32)(struct comm *c, const float *x, int64_t each, float *mine);
+    void (*join)(struct comm *c);
 };
 
 /* Starts MPI when a launcher started us (mpiexec, srun with an MPI plugin), else we are alone. Dies when Slurm
@@ -46,6 +50,15 @@ struct comm *comm_world(void);
 /* Rank among those on this host, and how many they are. */
 int comm_local_rank(void);
 int comm_local_size(void);
+
+struct backend;
+/* Collective over c, which stays. The same ranks for memory of this backend; where that is host memory, or there is one
+ * rank, c itself. Of the functions below it serves bcast, all_gather, all_to_all, send, recv, the sums of f32, split, barrier;
+ * they return at once: ops that are begun later wait for them after comm_join(). Sums are added in the device's own order, the
+ * same in every run on the same machines. Dies when the devices cannot reach each other. */
+struct comm *comm_on_device(struct comm *c, const struct backend *be);
+/* What the device is given next waits until it has done what this group was given. Nothing on the host. */
+void comm_join(struct comm *c);
 
 /* Collective. The ranks of one color, ordered by key, then rank. color < 0: NULL. */
 struct comm *comm_split(struct comm *c, int color, int key);
@@ -60,6 +73,8 @@ void comm_all_to_all(struct comm *c, const void *send, const size_t *scount, con
                      const size_t *rcount, const size_t *rdispl);
 /* In place sums in rank order; scratch for f32: every rank adds its share of the elements. */
 void comm_sum_f32(struct comm *c, float *x, int64_t n);
+/* mine [each] = the sum over the ranks of x [size, each], row `rank` of it (reduce-scatter). */
+void comm_sum_scatter_f32(struct comm *c, const float *x, int64_t each, float *mine);
 void comm_sum_f64(struct comm *c, double *x, int64_t n);
 void comm_sum_i64(struct comm *c, int64_t *x, int64_t n);
 int64_t comm_max_i64(struct comm *c, int64_t x);

@@ -142,16 +142,34 @@ static const struct links over_nccl = {
 
 #define FIND(name) (*(void **)&nccl.name = dlsym(lib, "nccl" #name))
 
+/* Without NCCL ranks cannot be joined, and are told so. */
+static char missing[300];
+static const char *no_id(void *id)
+{
+    (void)id;
+    return missing;
+}
+static const char *no_group(void **group, const void *id, int rank, int size)
+{
+    (void)group, (void)id, (void)rank, (void)size;
+    return missing;
+}
+static const struct links none = { .id_bytes = 1, .draw_id = no_id, .open = no_group };
+
 const struct links *links_begin(void)
 {
     void *lib = dlopen("libnccl.so.2", RTLD_NOW | RTLD_LOCAL);
+    const char *error = lib ? NULL : dlerror();
+    snprintf(missing, sizeof missing, "NCCL is not to be had: %.250s", error ? error : "libnccl.so.2 lacks a function");
     if (!lib || !FIND(GetUniqueId) || !FIND(CommInitRank) || !FIND(CommSplit) || !FIND(CommDestroy) ||
         !FIND(CommCount) || !FIND(AllReduce) || !FIND(ReduceScatter) || !FIND(AllGather) || !FIND(Broadcast) ||
         !FIND(Send) || !FIND(Recv) || !FIND(GroupStart) || !FIND(GroupEnd) || !FIND(GetErrorString))
-        return NULL;
+        return &none;
     int low, high;
     if (cudaDeviceGetStreamPriorityRange(&low, &high) || cudaStreamCreateWithPriority(&side, cudaStreamNonBlocking, high) ||
-        cudaEventCreateWithFlags(&given, cudaEventDisableTiming) || cudaEventCreateWithFlags(&done, cudaEventDisableTiming))
-        return NULL;
+        cudaEventCreateWithFlags(&given, cudaEventDisableTiming) || cudaEventCreateWithFlags(&done, cudaEventDisableTiming)) {
+        snprintf(missing, sizeof missing, "no stream for NCCL");
+        return &none;
+    }
     return &over_nccl;
 }

@@ -6,7 +6,7 @@
 
 #include "cuda.h"
 
-/* NULL when there is no libnccl. */
+/* Never NULL: where there is no libnccl, opening a group says so. */
 const struct links *links_begin(void);
 
 #endif
