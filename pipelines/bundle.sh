@@ -51,12 +51,17 @@ cat >"$root/bin/mpiexec" <<'MPIEXEC'
 exec "$(dirname "$(readlink -f "$0")")/mpiexec.hydra" -launcher fork "$@"
 MPIEXEC
 
+if [ -f "$build/lib/libssmcuda-emulated.so" ]; then cp "$build/lib/libssmcuda-emulated.so" "$root/lib/"; fi
+
 # The libraries, theirs too. libc belongs to the machine; so do the verbs libraries, which go with its drivers, and
-# without which the transports that need them stay away.
-for p in "$root"/bin/* "$root"/tests/* "$root"/lib/hdf5/plugin/*.so; do
+# without which the transports that need them stay away; so do CUDA's own, without which there is no --device cuda.
+for p in "$root"/bin/* "$root"/tests/* "$root"/lib/*.so "$root"/lib/hdf5/plugin/*.so; do
     if [ -f "$p" ]; then ldd "$p" 2>/dev/null || true; fi # scripts have none
 done | awk '$2 == "=>" && $3 ~ /^\// { print $1, $3 } $3 == "not" { print "lacks", $1 }' | sort -u >"$tmp/libs"
 while read -r lib path; do
+    case $lib $path in
+    libcublas* | "lacks libcublas"*) continue ;;
+    esac
     case $lib in
     lacks) fail "$path is not found" ;;
     libc.so.* | libm.so.* | libpthread.so.* | libdl.so.* | librt.so.* | libresolv.so.* | libutil.so.* | ld-linux*) ;;

@@ -60,6 +60,7 @@ done
 put "$data" share/ssmtools/models "$top"/pipelines/models/*.conf
 put "$data" share/ssmtools/templates "$top"/pipelines/templates/*.template
 put "$data" lib/hdf5/plugin "$build/lib/libh5zstd.so"
+[ ! -f "$build/lib/libssmcuda.so" ] || put "$data" lib "$build/lib/libssmcuda.so" # built where there is nvcc
 put "$data" share/doc/ssmtools "$top/LICENSE" "$top/NEWS.md" "$top/README.md"
 
 mkdir -p "$root/share/modulefiles/ssmtools"
