@@ -3,6 +3,7 @@
 #
 #   make demo    the main job: real text -> shards -> trained model -> merged checkpoint -> scores, report
 #   make check   every test
+#   make check-gpu   the device code on the GPUs of this machine
 #   make check-slurm   trainings on a Slurm that is made for it, with faults (minutes; needs root)
 #   make fuzz    the readers of other people's files, SECONDS_EACH=60, with clang
 #   make info    what was detected and what the knobs are set to
@@ -102,7 +103,7 @@ CUDA_HOME ?= $(patsubst %/bin/nvcc,%,$(realpath $(shell command -v nvcc 2>/dev/n
 CUDA_SO := $(if $(filter 1,$(CUDA)),$O/lib/libssmcuda.so)
 EMULATED := $O/lib/libssmcuda-emulated.so
 
-.PHONY: all tools tests plugin info deps demo check check-unit check-long check-slurm check-slurm-long perf fuzz lint format install bundle clean force
+.PHONY: all tools tests plugin info deps demo check check-unit check-long check-slurm check-slurm-long check-gpu perf fuzz lint format install bundle clean force
 all: tools
 tools: $(TOOL_BIN) $(PLUGIN) $(CUDA_SO)
 tests: $(TEST_BIN) $(EMULATED)
@@ -247,6 +248,9 @@ check-slurm: deps
 	-@sh tests/slurm/lab.sh install
 	@$(TEST_ENV) prove -j4 --timer $(filter-out $(SLURM_LONG),$(sort $(wildcard tests/slurm/*.t)))
 SLURM_LONG := tests/slurm/9000-kills.t
+# What only a GPU can show: there (a build machine without one packs 'make bundle', whose './run check-gpu' does the same).
+check-gpu: tools tests
+	@$(TEST_ENV) prove --timer $(sort $(wildcard tests/gpu/*.t))
 check-slurm-long: check-slurm
 	@$(TEST_ENV) prove -v --timer $(SLURM_LONG)
 

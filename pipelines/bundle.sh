@@ -24,7 +24,7 @@ root=$tmp/$name
 
 sh "$top/pipelines/install.sh" "$build" "$root" / "$version"
 rm -r "$root/share/modulefiles" # says an absolute path
-mkdir -p "$root/tests/cli" "$root/tests/top" "$root/lib/ucx" "$root/lib/cxx"
+mkdir -p "$root/tests/cli" "$root/tests/gpu" "$root/tests/top" "$root/lib/ucx" "$root/lib/cxx"
 for t in "$top"/tests/*.c; do
     t=$build/tests/$(basename "$t" .c)
     [ -f "$t" ] && [ -x "$t" ] && cp "$t" "$root/tests/"
@@ -36,6 +36,7 @@ for t in "$top"/tests/cli/*.t; do
     *) cp "$t" "$root/tests/cli/" ;;
     esac
 done
+cp "$top"/tests/gpu/*.t "$root/tests/gpu/"
 # What the tests know as the top of the tree.
 ln -s ../../share/man/man1 "$root/tests/top/tools"
 ln -s ../../share/ssmtools/pipelines "$root/tests/top/pipelines"
