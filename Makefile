@@ -80,7 +80,7 @@ LIBS = $(PKG_LIBS) $(MATMUL_LIBS) $(SPM_LIBS) -lm -ldl
 
 # ---- sources ----
 COMMON_SRC := $(filter-out common/io/h5zstd_plugin.c,$(wildcard common/*/*.c))
-KERNEL_PLAIN := $(wildcard kernels/backend.c kernels/matmul.c kernels/device.c)
+KERNEL_PLAIN := $(wildcard kernels/backend.c kernels/cost.c kernels/device.c kernels/matmul.c kernels/profile.c)
 KERNEL_SRC := $(filter-out $(KERNEL_PLAIN),$(wildcard kernels/*.c))
 # One set of kernels an instruction set; the program takes the best that the machine has. Sanitizers get one.
 ISA := $(if $(filter 1,$(SAN)),generic,$(if $(filter x86_64,$(ARCH)),v2 v3 v4,generic))
@@ -90,8 +90,10 @@ ISA_FLAGS_v4 := -march=x86-64-v4 -mprefer-vector-width=512
 ISA_FLAGS_generic := $(if $(filter 1x86_64,$(SAN)$(ARCH)),-march=x86-64-v3)
 ISA_DEFS := $(if $(filter generic,$(ISA)),-DCPU_ONE_VARIANT)
 TOOLS := $(patsubst tools/%.c,%,$(wildcard tools/*.c))
-TEST_MAINS := $(filter-out ops,$(patsubst tests/%.c,%,$(filter-out $(wildcard tests/ops_*.c),$(wildcard tests/*.c))))
-TEST_BINS := $(if $(wildcard tests/ops.c),ops) $(TEST_MAINS)
+# Programs of several files: tests/ops.c and tests/ops_*.c
+TEST_SETS := ops device
+TEST_PARTS := $(wildcard $(TEST_SETS:%=tests/%_*.c))
+TEST_BINS := $(patsubst tests/%.c,%,$(filter-out $(TEST_PARTS),$(wildcard tests/*.c)))
 
 LIB_OBJ := $(COMMON_SRC:%.c=$O/%.o) $(if $(filter 1,$(SENTENCEPIECE)),$O/common/text/sentencepiece_shim.o) $(KERNEL_PLAIN:%.c=$O/%.o) $(if $(KERNEL_SRC),$(ISA:%=$O/kernels/cpu-%.o))
 TOOL_BIN := $(TOOLS:%=$O/bin/%)
@@ -157,12 +159,10 @@ $O/bin/%: $O/tools/%.o $O/libssm.a $O/ldflags
 	@mkdir -p $(@D)
 	$Q$(CC) $(LDFLAGS) -o $@ $< $O/libssm.a $(LIBS)
 
-$O/tests/ops: $(patsubst %.c,$O/%.o,$(wildcard tests/ops.c tests/ops_*.c)) $O/libssm.a $O/ldflags
+$(foreach t,$(TEST_SETS),$(eval $O/tests/$t: $(patsubst %.c,$O/%.o,$(wildcard tests/$t_*.c))))
+$(TEST_BIN): $O/tests/%: $O/tests/%.o $O/libssm.a $O/ldflags
 	@mkdir -p $(@D)
 	$Q$(CC) $(LDFLAGS) -o $@ $(filter %.o,$^) $O/libssm.a $(LIBS) -lcmocka
-$(TEST_MAINS:%=$O/tests/%): $O/tests/%: $O/tests/%.o $O/libssm.a $O/ldflags
-	@mkdir -p $(@D)
-	$Q$(CC) $(LDFLAGS) -o $@ $< $O/libssm.a $(LIBS) -lcmocka
 
 $O/lib/libh5zstd.so: common/io/h5zstd_plugin.c $O/cflags
 	@mkdir -p $(@D)

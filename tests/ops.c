@@ -10,6 +10,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/wait.h>
+#include <time.h>
 #include <unistd.h>
 
 #include "ops.h"
@@ -297,6 +298,34 @@ void test_memory(void **state)
     ops_be->free(p);
 }
 
+/* Marks are points in time, in order; more of them than are remembered are no error. */
+void test_marks(void **state)
+{
+    struct timespec pause = { 0, 20000000 };
+    int first = ops_be->mark(), last;
+
+    (void)state;
+    nanosleep(&pause, NULL);
+    last = ops_be->mark();
+    assert_true(ops_be->between(first, last) >= 0.02);
+    assert_true(ops_be->between(first, last) < 10);
+    assert_true(ops_be->between(first, first) == 0);
+    for (int i = 0; i < 5000; i++)
+        last = ops_be->mark();
+    assert_true(ops_be->between(last, ops_be->mark()) >= 0);
+}
+
+/* What is not known is 0. */
+void test_info(void **state)
+{
+    struct device_info d;
+
+    (void)state;
+    ops_be->info(&d);
+    assert_non_null(strstr(d.name, "CPU"));
+    assert_true(d.memory_free <= d.memory_total && d.bandwidth >= 0 && d.peak[F32] >= 0);
+}
+
 #define T(f) cmocka_unit_test_teardown(f, ops_teardown)
 
 int main(int argc, char **argv)
@@ -305,6 +334,8 @@ int main(int argc, char **argv)
         T(test_table_complete),
         T(test_variant_refused),
         T(test_memory),
+        T(test_marks),
+        T(test_info),
         T(test_matmul),
         T(test_matmul_blocks),
         T(test_colsum),
@@ -315,6 +346,7 @@ int main(int argc, char **argv)
         T(test_xent_softcap),
         T(test_xent_nan),
         T(test_adamw),
+        T(test_adamw_mask),
         T(test_sumsq),
         T(test_vmath),
         T(test_act),
@@ -326,6 +358,7 @@ int main(int argc, char **argv)
         T(test_gatednorm),
         T(test_norm_nan),
         T(test_norm_threads),
+        T(test_cast),
         T(test_conv1d),
         T(test_conv1d_pieces),
         T(test_conv1d_documents),

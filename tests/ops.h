@@ -61,6 +61,8 @@ void ops_perf(void);
 void test_table_complete(void **state);
 void test_variant_refused(void **state);
 void test_memory(void **state);
+void test_marks(void **state);
+void test_info(void **state);
 
 void test_huge_rows(void **state);
 
@@ -74,6 +76,7 @@ void test_xent_gradients(void **state);
 void test_xent_softcap(void **state);
 void test_xent_nan(void **state);
 void test_adamw(void **state);
+void test_adamw_mask(void **state);
 void test_sumsq(void **state);
 
 void test_vmath(void **state);
@@ -86,6 +89,8 @@ void test_norm_equal_channels(void **state);
 void test_gatednorm(void **state);
 void test_norm_nan(void **state);
 void test_norm_threads(void **state);
+
+void test_cast(void **state);
 
 void test_conv1d(void **state);
 void test_conv1d_pieces(void **state);

@@ -517,6 +517,57 @@ void test_adamw(void **state)
     assert_false(isnan(p->f[4]));
 }
 
+/* Masked: frozen parts stand still, undecayed ones do what decay 0 does; a mask of all is none. */
+void test_adamw_mask(void **state)
+{
+    const int64_t n = 9001, groups = (n + 15) / 16;
+    struct mat *start[4], *run[4][4]; /* p, m, v, ema as they begin, and after each of the runs */
+    struct mat *g;
+    uint8_t *mask = ops_bytes((size_t)groups), *all = ops_bytes((size_t)groups);
+
+    (void)state;
+    ops_seed(19);
+    g = mat_rand(1, n, 0, -1, 1);
+    for (int i = 0; i < 4; i++)
+        start[i] = mat_rand(1, n, 0, i == 2 ? 0 : -1, 1);
+    for (int64_t i = 0; i < groups; i++) { /* runs of equals, within and across the blocks of threads */
+        mask[i] = (uint8_t)(i / 7 % 3 ? ops_below(4) : i / 100 % 4);
+        all[i] = ADAMW_UPDATE | ADAMW_DECAY;
+    }
+    for (int k = 0; k < 4; k++) { /* none, of all, none and no decay, the mask */
+        struct adamw a = { .n = n,
+                           .step = 3,
+                           .lr = 3e-3,
+                           .beta1 = 0.9,
+                           .beta2 = 0.95,
+                           .eps = 1e-8,
+                           .decay = k == 2 ? 0 : 0.1,
+                           .gscale = 0.37,
+                           .ema_decay = 0.75,
+                           .mask = k == 1 ? all : k == 3 ? mask : NULL,
+                           .grad = g->f };
+
+        for (int i = 0; i < 4; i++)
+            run[k][i] = mat_copy(start[i]);
+        a.p = run[k][0]->f;
+        a.m = run[k][1]->f;
+        a.v = run[k][2]->f;
+        a.ema = run[k][3]->f;
+        ops_be->adamw(&a);
+    }
+    for (int i = 0; i < 4; i++) {
+        mat_same_bits("a mask of all", run[1][i], run[0][i]);
+        for (int64_t j = 0; j < n; j++) {
+            int what = mask[j / 16];
+            const struct mat *like = !(what & ADAMW_UPDATE) ? start[i] : run[what & ADAMW_DECAY ? 0 : 2][i];
+
+            if (memcmp(&run[3][i]->f[j], &like->f[j], sizeof(float)) != 0)
+                fail_msg("tensor %d, element %lld, mask %d: %.9g in place of %.9g", i, (long long)j, what,
+                         (double)run[3][i]->f[j], (double)like->f[j]);
+        }
+    }
+}
+
 void test_sumsq(void **state)
 {
     static const int64_t size[] = { 0, 1, 17, 4096, 300001 };

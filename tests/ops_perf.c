@@ -2,8 +2,8 @@
  * SPDX-License-Identifier: MIT
  *
  * Shapes: one layer of mamba2-130m on 1 x 1024 tokens, and of the demo model on 1 x 512; of RecurrentGemma-2B
- * and a small one of its kind. GFLOP/s count what the op must do (for ssd the chunked products with Q = 64, causal
- * half of the scores; for attention the causal half), not what it does. Times are the fastest of several runs.
+ * and a small one of its kind. GFLOP/s and GB/s count what the op must do (kernels/cost.h), not what it does. Times are
+ * the fastest of several runs.
  * "share" is the part of the best rate of a matrix product (of a layer's shapes, by the faster of two libraries),
  * measured in the same process.
  */
@@ -14,6 +14,7 @@
 #include <string.h>
 #include <time.h>
 
+#include "cost.h"
 #include "ops.h"
 
 static double sgemm_rate; /* FLOP/s */
@@ -43,17 +44,14 @@ static double fastest(void (*f)(void *), void *arg)
     return best;
 }
 
-static void report(const char *op, const char *shape, double s, double flop, double bytes)
+static void report(const char *op, const char *shape, double s, struct cost c)
 {
     printf("%-14s %-34s %9.3f", op, shape, s * 1e3);
-    if (flop > 0)
-        printf(" %9.1f %6.0f", flop / s * 1e-9, 100 * flop / s / sgemm_rate);
+    if (c.flop > 0)
+        printf(" %9.1f %6.0f", c.flop / s * 1e-9, 100 * c.flop / s / sgemm_rate);
     else
         printf(" %9s %6s", "-", "-");
-    if (bytes > 0)
-        printf(" %8.1f\n", bytes / s * 1e-9);
-    else
-        printf(" %8s\n", "-");
+    printf(" %8.1f\n", c.bytes / s * 1e-9);
 }
 
 static struct tensor rnd(int64_t rows, int64_t cols, double lo, double hi)
@@ -65,38 +63,14 @@ static struct tensor rnd(int64_t rows, int64_t cols, double lo, double hi)
     return tensor_f32(p, cols);
 }
 
-#define CALL(name, type, slot)                                                                               \
-    static void name(void *a) { ops_be->slot((const struct type *)a); }
+#define CALL(op, type)                                                                                       \
+    static inline void call_##op(void *a) { ops_be->op((const struct type *)a); }
+COST_OPS(CALL)
 
-CALL(call_matmul, matmul, matmul)
-CALL(call_embed_fwd, embed, embed_fwd)
-CALL(call_embed_bwd, embed, embed_bwd)
-CALL(call_norm_fwd, norm, norm_fwd)
-CALL(call_norm_bwd, norm, norm_bwd)
-CALL(call_gatednorm_fwd, gatednorm, gatednorm_fwd)
-CALL(call_gatednorm_bwd, gatednorm, gatednorm_bwd)
-CALL(call_conv1d_fwd, conv1d, conv1d_fwd)
-CALL(call_conv1d_bwd, conv1d, conv1d_bwd)
-CALL(call_conv1d_step, conv1d, conv1d_step)
-CALL(call_ssd_fwd, ssd, ssd_fwd)
-CALL(call_ssd_bwd, ssd, ssd_bwd)
-CALL(call_ssd_step, ssd, ssd_step)
-CALL(call_scan_fwd, scan, scan_fwd)
-CALL(call_scan_bwd, scan, scan_bwd)
-CALL(call_scan_step, scan, scan_step)
-CALL(call_attn_fwd, attn, attn_fwd)
-CALL(call_attn_bwd, attn, attn_bwd)
-CALL(call_attn_step, attn, attn_step)
-CALL(call_rglru_fwd, rglru, rglru_fwd)
-CALL(call_rglru_bwd, rglru, rglru_bwd)
-CALL(call_rglru_step, rglru, rglru_step)
-CALL(call_rope, rope, rope)
-CALL(call_act_fwd, activation, act_fwd)
-CALL(call_act_bwd, activation, act_bwd)
-CALL(call_xent, xent, xent)
-CALL(call_adamw, adamw, adamw)
+/* Times an op and counts what the call costs. */
+#define PERF(op, shape, arg) report(#op, shape, fastest(call_##op, arg), cost_##op(arg))
 
-static double time_matmul(int64_t M, int64_t N, int64_t K, bool ta, bool tb)
+static void perf_matmul(const char *what, int64_t M, int64_t N, int64_t K, bool ta, bool tb)
 {
     struct matmul a = { .M = M,
                         .N = N,
@@ -106,21 +80,13 @@ static double time_matmul(int64_t M, int64_t N, int64_t K, bool ta, bool tb)
                         .a = ta ? rnd(K, M, -1, 1) : rnd(M, K, -1, 1),
                         .b = tb ? rnd(N, K, -1, 1) : rnd(K, N, -1, 1),
                         .c = rnd(M, N, -1, 1) };
-
-    return fastest(call_matmul, &a);
-}
-
-static void perf_matmul(const char *what, int64_t M, int64_t N, int64_t K, bool ta, bool tb)
-{
     char shape[64];
 
     snprintf(shape, sizeof(shape), "%s %lldx%lldx%lld%s%s", what, (long long)M, (long long)N, (long long)K,
              ta ? " ta" : "", tb ? " tb" : "");
-    report("matmul", shape, time_matmul(M, N, K, ta, tb), 2.0 * (double)M * (double)N * (double)K,
-           M == 1 ? 4.0 * (double)N * (double)K : 0);
+    PERF(matmul, shape, &a);
 }
 
-/* What the machine gives: the best of a layer's products. */
 /* The other library, if this machine has it: its cblas_sgemm, or NULL. It picks its kernel by the name of the
  * CPU, and may not know a new one: tests/perf/train.sh tells it by the CPU's flags. */
 typedef void cblas_fn(int, int, int, int, int, int, float, const float *, int, const float *, int, float, float *, int);
@@ -178,11 +144,6 @@ static void measure_sgemm(void)
 static void perf_layer(int64_t T, int64_t D, int64_t H, int64_t P, int64_t N, int64_t Q, int64_t V)
 {
     int64_t E = H * P, C = E + 2 * N, rows = 2 * E + 2 * N + H;
-    double t = (double)T, e = (double)E, c = (double)C, tile = 64;
-    double ssd =
-        t * (double)H * ((tile + 1) * (double)P + 4.0 * (double)(N * P)) + t * (tile + 1) * (double)N;
-    double ssd_b = t * (double)H * (2 * (tile + 1) * (double)P + 10.0 * (double)(N * P)) +
-                   2 * t * (tile + 1) * (double)N;
     char shape[64];
     struct norm rms = { .M = T,
                            .D = D,
@@ -259,27 +220,27 @@ static void perf_layer(int64_t T, int64_t D, int64_t H, int64_t P, int64_t N, in
     snprintf(shape, sizeof(shape), "T %lld D %lld", (long long)T, (long long)D);
     rms.rstd = ops_bytes((size_t)T * sizeof(float));
     rms.work = ops_bytes(ops_be->norm_work(&rms));
-    report("norm_fwd", shape, fastest(call_norm_fwd, &rms), 0, 8 * t * (double)D);
-    report("norm_bwd", shape, fastest(call_norm_bwd, &rms), 0, 12 * t * (double)D);
+    PERF(norm_fwd, shape, &rms);
+    PERF(norm_bwd, shape, &rms);
     rms.center = true;
     rms.mean = ops_bytes((size_t)T * sizeof(float));
     rms.bias = rnd(1, D, -1, 1);
     rms.dbias = rnd(1, D, 0, 0);
     snprintf(shape, sizeof(shape), "layernorm T %lld D %lld", (long long)T, (long long)D);
-    report("norm_fwd", shape, fastest(call_norm_fwd, &rms), 0, 8 * t * (double)D);
-    report("norm_bwd", shape, fastest(call_norm_bwd, &rms), 0, 12 * t * (double)D);
+    PERF(norm_fwd, shape, &rms);
+    PERF(norm_bwd, shape, &rms);
 
     snprintf(shape, sizeof(shape), "T %lld D %lld", (long long)T, (long long)E);
     gn.rstd = ops_bytes((size_t)T * sizeof(float));
     gn.work = ops_bytes(ops_be->gatednorm_work(&gn));
-    report("gatednorm_fwd", shape, fastest(call_gatednorm_fwd, &gn), 0, 12 * t * e);
-    report("gatednorm_bwd", shape, fastest(call_gatednorm_bwd, &gn), 0, 20 * t * e);
+    PERF(gatednorm_fwd, shape, &gn);
+    PERF(gatednorm_bwd, shape, &gn);
 
     snprintf(shape, sizeof(shape), "T %lld C %lld W 4", (long long)T, (long long)C);
     cv.work = ops_bytes(ops_be->conv1d_work(&cv));
-    report("conv1d_fwd", shape, fastest(call_conv1d_fwd, &cv), 0, 8 * t * c);
-    report("conv1d_bwd", shape, fastest(call_conv1d_bwd, &cv), 0, 12 * t * c);
-    report("conv1d_step", "one token", fastest(call_conv1d_step, &cv), 0, 4 * 11 * c);
+    PERF(conv1d_fwd, shape, &cv);
+    PERF(conv1d_bwd, shape, &cv);
+    PERF(conv1d_step, "one token", &cv);
 
     snprintf(shape, sizeof(shape), "T %lld H %lld P %lld N %lld Q %lld", (long long)T, (long long)H,
              (long long)P, (long long)N, (long long)Q);
@@ -289,9 +250,9 @@ static void perf_layer(int64_t T, int64_t D, int64_t H, int64_t P, int64_t N, in
     sd.dCm = tensor_f32((float *)sd.dx.data + E + N, C);
     sd.states = tensor_f32(ops_bytes((size_t)((T + Q - 1) / Q * E * N) * sizeof(float)), N);
     sd.work = ops_bytes(ops_be->ssd_work(&sd));
-    report("ssd_fwd", shape, fastest(call_ssd_fwd, &sd), ssd, 0);
-    report("ssd_bwd", shape, fastest(call_ssd_bwd, &sd), ssd_b, 0);
-    report("ssd_step", "one token", fastest(call_ssd_step, &sd), 0, 8 * e * (double)N);
+    PERF(ssd_fwd, shape, &sd);
+    PERF(ssd_bwd, shape, &sd);
+    PERF(ssd_step, "one token", &sd);
 
     snprintf(shape, sizeof(shape), "M %lld D %lld V %lld", (long long)T, (long long)D, (long long)V);
     for (int64_t m = 0; m < T; m++)
@@ -299,12 +260,12 @@ static void perf_layer(int64_t T, int64_t D, int64_t H, int64_t P, int64_t N, in
     xe.target = em.ids = ids;
     xe.loss = ops_bytes((size_t)T * sizeof(float));
     xe.work = ops_bytes(ops_be->xent_work(&xe));
-    report("xent (eval)", shape, fastest(call_xent, &xe), 2 * t * (double)D * (double)V, 0);
+    report("xent (eval)", shape, fastest(call_xent, &xe), cost_xent(&xe));
     xe.dx = rnd(T, D, 0, 0);
     xe.dw = em.dtable;
-    report("xent", shape, fastest(call_xent, &xe), 6 * t * (double)D * (double)V, 0);
-    report("embed_fwd", shape, fastest(call_embed_fwd, &em), 0, 8 * t * (double)D);
-    report("embed_bwd", shape, fastest(call_embed_bwd, &em), 0, 12 * t * (double)D);
+    PERF(xent, shape, &xe);
+    PERF(embed_fwd, shape, &em);
+    PERF(embed_bwd, shape, &em);
     ops_teardown(NULL);
 }
 
@@ -315,9 +276,7 @@ static void call_sumsq(void *a)
     w->gscale = ops_be->sumsq(w->p, w->n);
 }
 
-/* Mamba-1's scan. An element is one number of the state at one token. It takes at least 15 vector
- * instructions forward (12 of them for exp) and 22 backward, each in the place of a multiplication and an
- * addition of sgemm: they count as 30 and 44 FLOP, so share% is the part of what the vector units can do. */
+/* Mamba-1's scan. share% is the part of what the vector units can do (cost.c). */
 static void perf_scan(int64_t T, int64_t C, int64_t N, int64_t Q)
 {
     double each = (double)T * (double)C * (double)N;
@@ -352,20 +311,12 @@ static void perf_scan(int64_t T, int64_t C, int64_t N, int64_t Q)
     bwd = fastest(call_scan_bwd, &s);
     snprintf(shape, sizeof(shape), "T %lld C %lld N %lld Q %lld", (long long)T, (long long)C, (long long)N,
              (long long)Q);
-    report("scan_fwd", shape, fwd, 30 * each, 0);
-    report("scan_bwd", shape, bwd, 44 * each, 0);
-    report("scan_step", "one token", fastest(call_scan_step, &s), 0, 12 * (double)(C * N));
+    report("scan_fwd", shape, fwd, cost_scan_fwd(&s));
+    report("scan_bwd", shape, bwd, cost_scan_bwd(&s));
+    PERF(scan_step, "one token", &s);
     printf("# ns per element of the scan: forward %.3f, limit %.3f; backward %.3f, limit %.3f\n",
            fwd / each * 1e9, 30 / sgemm_rate * 1e9, bwd / each * 1e9, 44 / sgemm_rate * 1e9);
     ops_teardown(NULL);
-}
-
-/* Scores of T queries over the keys up to each, at most `window` of them. */
-static double scores(int64_t T, int64_t window)
-{
-    double t = (double)T, w = window > 0 && window < T ? (double)window : t;
-
-    return t * w - w * (w - 1) / 2;
 }
 
 static void perf_attn(int64_t B, int64_t T, int64_t Hq, int64_t Hkv, int64_t hd, int64_t window,
@@ -389,8 +340,6 @@ static void perf_attn(int64_t B, int64_t T, int64_t Hq, int64_t Hkv, int64_t hd,
                       .dq = rnd(B * T, Hq * hd, 0, 0),
                       .dk = rnd(B * T, Hkv * hd, 0, 0),
                       .dv = rnd(B * T, Hkv * hd, 0, 0) };
-    double half = scores(T, window) * (double)(B * Hq * hd) * 2;
-    double seen = (double)(B * Hkv * hd) * (double)(window > 0 && window < T ? window : T);
     char shape[64];
     int n = snprintf(shape, sizeof(shape), "%lldx%lld heads %lld/%lld hd %lld", (long long)B, (long long)T,
                      (long long)Hq, (long long)Hkv, (long long)hd);
@@ -401,11 +350,11 @@ static void perf_attn(int64_t B, int64_t T, int64_t Hq, int64_t Hkv, int64_t hd,
         snprintf(shape + n, sizeof(shape) - (size_t)n, " cap %.0f", softcap);
     a.lse = ops_bytes((size_t)(B * Hq * T) * sizeof(float));
     a.work = ops_bytes(ops_be->attn_work(&a));
-    report("attn_fwd", shape, fastest(call_attn_fwd, &a), 2 * half, 0);
-    report("attn_bwd", shape, fastest(call_attn_bwd, &a), 5 * half, 0);
+    PERF(attn_fwd, shape, &a);
+    PERF(attn_bwd, shape, &a);
     a.T = 1;
     a.q0 = T - 1;
-    report("attn_step", "one token", fastest(call_attn_step, &a), 0, 8 * seen);
+    PERF(attn_step, "one token", &a);
     ops_teardown(NULL);
 }
 
@@ -449,13 +398,14 @@ static void perf_griffin(int64_t T, int64_t C, int64_t H, int64_t hd)
         const char *op;
         void (*f)(void *);
         void *arg;
-        double n, bytes; /* elements, of so many bytes each */
+        int64_t T, C; /* elements */
+        struct cost cost;
     } line[] = {
-        { "copy", call_copy, &c, 2 * (double)(T * C), 8 },
-        { "rglru_fwd", call_rglru_fwd, &a, (double)(T * C), 16 },
-        { "rglru_bwd", call_rglru_bwd, &a, (double)(T * C), 32 },
-        { "rglru_step", call_rglru_step, &a, (double)C, 24 },
-        { "rope", call_rope, &p, (double)(T * H * hd), 4 }, /* half of them, there and back */
+        { "copy", call_copy, &c, 2 * T, C, { 0, 16 * (double)(T * C), F32 } },
+        { "rglru_fwd", call_rglru_fwd, &a, T, C, cost_rglru_fwd(&a) },
+        { "rglru_bwd", call_rglru_bwd, &a, T, C, cost_rglru_bwd(&a) },
+        { "rglru_step", call_rglru_step, &a, 1, C, cost_rglru_step(&a) },
+        { "rope", call_rope, &p, T, H * hd, cost_rope(&p) },
     };
 
     a.work = ops_bytes(ops_be->rglru_work(&a));
@@ -463,9 +413,9 @@ static void perf_griffin(int64_t T, int64_t C, int64_t H, int64_t hd)
         double s = fastest(line[i].f, line[i].arg);
         char shape[64];
 
-        snprintf(shape, sizeof(shape), "T %lld C %lld, %.2f ns each", i == 3 ? 1LL : (long long)T,
-                 (long long)(i == 4 ? H * hd : C), s / line[i].n * 1e9);
-        report(line[i].op, shape, s, 0, line[i].n * line[i].bytes);
+        snprintf(shape, sizeof(shape), "T %lld C %lld, %.2f ns each", (long long)line[i].T, (long long)line[i].C,
+                 s / (double)(line[i].T * line[i].C) * 1e9);
+        report(line[i].op, shape, s, line[i].cost);
     }
     ops_teardown(NULL);
 }
@@ -488,24 +438,24 @@ static void perf_points(int64_t M, int64_t D, int64_t n)
     for (int k = 0; k < 5; k++) {
         a.kind = (enum act)k;
         snprintf(shape, sizeof(shape), "%s %lldx%lld", name[k], (long long)M, (long long)D);
-        report("act_fwd", shape, fastest(call_act_fwd, &a), 0, 8 * (double)(M * D));
-        report("act_bwd", shape, fastest(call_act_bwd, &a), 0, 12 * (double)(M * D));
+        PERF(act_fwd, shape, &a);
+        PERF(act_bwd, shape, &a);
     }
     a.u = rnd(M, D, -1, 1);
     a.du = rnd(M, D, 0, 0);
     for (int k = ACT_GELU_TANH; k <= ACT_SILU; k += ACT_SILU - ACT_GELU_TANH) {
         a.kind = (enum act)k;
         snprintf(shape, sizeof(shape), "%s gated %lldx%lld", name[k], (long long)M, (long long)D);
-        report("act_fwd", shape, fastest(call_act_fwd, &a), 0, 12 * (double)(M * D));
-        report("act_bwd", shape, fastest(call_act_bwd, &a), 0, 20 * (double)(M * D));
+        PERF(act_fwd, shape, &a);
+        PERF(act_bwd, shape, &a);
     }
     w.grad = rnd(1, n, -1, 1).data;
     w.p = rnd(1, n, -1, 1).data;
     w.m = rnd(1, n, -1, 1).data;
     w.v = rnd(1, n, 0, 1).data;
     snprintf(shape, sizeof(shape), "n %lld", (long long)n);
-    report("adamw", shape, fastest(call_adamw, &w), 0, 28 * (double)n);
-    report("sumsq", shape, fastest(call_sumsq, &w), 0, 4 * (double)n);
+    PERF(adamw, shape, &w);
+    report("sumsq", shape, fastest(call_sumsq, &w), cost_sumsq(n));
     ops_teardown(NULL);
 }
 

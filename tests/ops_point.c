@@ -558,3 +558,18 @@ void test_norm_threads(void **state)
     }
     omp_set_num_threads(threads);
 }
+
+void test_cast(void **state)
+{
+    struct mat *x, *y;
+
+    (void)state;
+    ops_seed(27);
+    x = mat_rand(13, 37, 3, -1, 1);
+    y = mat_new(13, 37, 8);
+    x->f[1] = NAN;
+    x->f[2] = INFINITY;
+    x->f[3] = -0.0f;
+    ops_be->cast(&(struct cast){ .M = 13, .D = 37, .x = mat_tensor(x), .y = mat_tensor(y) });
+    mat_same_bits("cast of floats to floats", y, x);
+}
