@@ -57,10 +57,18 @@ template <> __device__ __forceinline__ float from_float<float>(float x) { return
 #ifdef SSM_EMULATE
 inline float to_float(bf16 x) { return emu_bf16_float(x.bits); }
 template <> inline bf16 from_float<bf16>(float x) { return bf16{ emu_float_bf16(x) }; }
+inline float exp2_flushed(float x) { return x < -126.0f ? 0.0f : exp2f(x); }
 inline uint32_t pack2(float lo, float hi) { return emu_float_bf16(lo) | (uint32_t)emu_float_bf16(hi) << 16; }
 #else
 __device__ __forceinline__ float to_float(bf16 x) { return __bfloat162float(x); }
 template <> __device__ __forceinline__ bf16 from_float<bf16>(float x) { return __float2bfloat16_rn(x); }
+/* 2^x in one instruction, within 2 ulp; results below 2^-126 are 0. */
+__device__ __forceinline__ float exp2_flushed(float x)
+{
+    float y;
+    asm("ex2.approx.ftz.f32 %0, %1;" : "=f"(y) : "f"(x));
+    return y;
+}
 /* Two bf16 in a register, `lo` in the lower half: what mma operands are made of. */
 __device__ __forceinline__ uint32_t pack2(float lo, float hi)
 {

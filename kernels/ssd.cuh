@@ -69,8 +69,27 @@ __device__ __forceinline__ float ssd_clamp(float v, float lo, float hi)
     return v > hi ? hi : v;
 }
 
+/* An element of the chunks' states, which are F32 or BF16. */
+__device__ __forceinline__ float ssd_load_state(const struct tensor &s, int64_t row, int64_t col)
+{
+    return s.dtype == F32 ? ((const float *)s.data)[row * s.ld + col] : to_float(((const bf16 *)s.data)[row * s.ld + col]);
+}
+
+__device__ __forceinline__ void ssd_store_state(const struct tensor &s, int64_t row, int64_t col, float v)
+{
+    if (s.dtype == F32)
+        ((float *)s.data)[row * s.ld + col] = v;
+    else
+        ((bf16 *)s.data)[row * s.ld + col] = from_float<bf16>(v);
+}
+
 /* Fills dt and cum. */
 void ssd_prepare(const struct ssd *a, const struct ssd_plan *p);
+/* Forward on tensor cores (ssd_mma.cu): whether it takes the case, its bytes of `work` (after the plan's), its passes. */
+bool ssd_mma_takes(const struct ssd *a, const struct tensor *states);
+size_t ssd_mma_bytes(const struct ssd *a, const struct ssd_plan *p);
+void ssd_mma_local(const struct ssd *a, const struct ssd_plan *p, const struct tensor *states);
+void ssd_mma_scan(const struct ssd *a, const struct ssd_plan *p, const struct tensor *states);
 /* Bytes of work that the backward pass takes. */
 size_t ssd_bwd_work(const struct ssd *a);
 

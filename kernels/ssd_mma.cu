@@ -1,0 +1,527 @@
+/* ssd_mma.cu - state-space duality: forward of BF16 on tensor cores
+ * SPDX-License-Identifier: MIT
+ *
+ * The steps local and scan of ssd.cu, and before them the scores C B^T of every tile, which all heads of a group share.
+ * A block has 64 rows (P) of the state of one head and goes through a chunk tile by tile; its four warps have 16 rows
+ * each, as float accumulators in registers, which are at the same time the operand of C S. For a tile of 64 tokens t
+ *   y[t,p] = exp(cum[t]) (C S^T)[t,p] + (M X)[t,p] + D x[t,p],  M = scores * decay * dt, made by all warps together
+ *   S      = exp(cum[last]) S + (X weighted)^T B
+ * Tiles of X, B and C lie in shared memory in rows of 16-byte units, unit u of row r at u ^ (r % 8), so that the eight
+ * rows of an ldmatrix meet all banks. They are copied in the background: X and C a tile ahead, B during C S.
+ *
+ * Traffic a token and head, P 64, N 128: x is read twice and y written, 384 bytes; states of a chunk of 256, 4 times 64
+ * bytes; from the L2 cache B twice, C and the scores once, 896 bytes.
+ */
+#include "ssd.cuh"
+
+#define ROWS 64      /* of a head's state a block */
+#define THREADS 128
+
+/* ---- tiles in shared memory ---- */
+
+/* Byte of the 16-byte unit `unit` of row `row`, COLS elements a row. */
+template <int COLS> __device__ __forceinline__ int unit_at(int row, int unit)
+{
+    return row * COLS * 2 + ((unit ^ (row & 7)) << 4);
+}
+
+/* Begins the copy of n rows of `cols` elements; what is beyond becomes zero. */
+template <int COLS>
+__device__ __forceinline__ void copy_tile(unsigned char *tile, const bf16 *from, int64_t ld, int n, int cols)
+{
+    constexpr int UNITS = COLS / 8;
+
+#pragma unroll
+    for (int i = threadIdx.x; i < SSD_TILE * UNITS; i += THREADS) {
+        int row = i / UNITS, unit = i % UNITS;
+        bool valid = row < n && unit * 8 < cols;
+
+        copy_async16(tile + unit_at<COLS>(row, unit), valid ? from + row * ld + unit * 8 : from, valid);
+    }
+}
+
+/* Word q of lane t of each four lanes <-> word t of lane q: of an accumulator's rows of 2 columns makes units of 8. */
+__device__ __forceinline__ void transpose4(uint32_t w[4])
+{
+    bool odd = threadIdx.x & 1, high = threadIdx.x & 2;
+    uint32_t r0 = __shfl_xor_sync(0xffffffffu, odd ? w[0] : w[1], 1), r1 = __shfl_xor_sync(0xffffffffu, odd ? w[2] : w[3], 1);
+
+    w[0] = odd ? r0 : w[0];
+    w[1] = odd ? w[1] : r0;
+    w[2] = odd ? r1 : w[2];
+    w[3] = odd ? w[3] : r1;
+    r0 = __shfl_xor_sync(0xffffffffu, high ? w[0] : w[2], 2);
+    r1 = __shfl_xor_sync(0xffffffffu, high ? w[1] : w[3], 2);
+    w[0] = high ? r0 : w[0];
+    w[2] = high ? w[2] : r0;
+    w[1] = high ? r1 : w[1];
+    w[3] = high ? w[3] : r1;
+}
+
+/* ---- the state in registers ----
+ * S[j][i]: columns 8j + 2 (lane % 4) + i % 2 of row 16 warp + lane / 4 + 8 (i / 2) */
+
+/* The job of a block: one head, 64 rows, one chunk. */
+struct job {
+    int64_t b, c, h, row0;
+    int rows;          /* of the 64 that there are */
+    int64_t place;     /* row of `states` */
+};
+
+__device__ __forceinline__ struct job find_job(const struct ssd &a, const struct ssd_plan &p)
+{
+    int64_t slices = (a.P + ROWS - 1) / ROWS, i = blockIdx.x;
+    struct job j;
+
+    j.row0 = i % slices * ROWS;
+    j.h = i / slices % a.H;
+    j.c = i / slices / a.H % p.chunks;
+    j.b = i / slices / a.H / p.chunks;
+    j.rows = (int)(a.P - j.row0 < ROWS ? a.P - j.row0 : ROWS);
+    j.place = ((j.b * p.chunks + j.c) * a.H + j.h) * a.P + j.row0;
+    return j;
+}
+
+template <int N> __device__ __forceinline__ void load_state(float S[N / 8][4], const struct ssd &a, const struct tensor &from,
+                                                            const struct job &job)
+{
+    int lane = threadIdx.x % 32, row = threadIdx.x / 32 * 16 + lane / 4, t = lane % 4;
+
+    if (from.dtype == F32) {
+        const float *at = (const float *)from.data + (job.place + row) * from.ld + 2 * t;
+#pragma unroll
+        for (int j = 0; j < N / 8; j++) {
+            float2 lo = make_float2(0, 0), hi = lo;
+            if (row < job.rows && 8 * j < a.N)
+                lo = *(const float2 *)(at + 8 * j);
+            if (row + 8 < job.rows && 8 * j < a.N)
+                hi = *(const float2 *)(at + 8 * from.ld + 8 * j);
+            S[j][0] = lo.x, S[j][1] = lo.y, S[j][2] = hi.x, S[j][3] = hi.y;
+        }
+        return;
+    }
+    row += t % 2 * 8;
+    const bf16 *at = (const bf16 *)from.data + (job.place + row) * from.ld + t / 2 * 8;
+#pragma unroll
+    for (int j = 0; j < N / 8; j += 2) {
+        uint4 v = make_uint4(0, 0, 0, 0);
+        if (row < job.rows && 8 * (j + t / 2) < a.N)
+            v = *(const uint4 *)(at + 8 * j);
+        uint32_t w[4] = { v.x, v.y, v.z, v.w };
+        transpose4(w);
+#pragma unroll
+        for (int q = 0; q < 4; q++) {
+            S[j + q / 2][q % 2 * 2] = unpack_lo(w[q]);
+            S[j + q / 2][q % 2 * 2 + 1] = unpack_hi(w[q]);
+        }
+    }
+}
+
+template <int N> __device__ __forceinline__ void store_state(const float S[N / 8][4], const struct ssd &a,
+                                                             const struct tensor &to, const struct job &job)
+{
+    int lane = threadIdx.x % 32, row = threadIdx.x / 32 * 16 + lane / 4, t = lane % 4;
+
+    if (to.dtype == F32) {
+        float *at = (float *)to.data + (job.place + row) * to.ld + 2 * t;
+#pragma unroll
+        for (int j = 0; j < N / 8; j++) {
+            if (row < job.rows && 8 * j < a.N)
+                *(float2 *)(at + 8 * j) = make_float2(S[j][0], S[j][1]);
+            if (row + 8 < job.rows && 8 * j < a.N)
+                *(float2 *)(at + 8 * to.ld + 8 * j) = make_float2(S[j][2], S[j][3]);
+        }
+        return;
+    }
+    row += t % 2 * 8;
+    bf16 *at = (bf16 *)to.data + (job.place + row) * to.ld + t / 2 * 8;
+#pragma unroll
+    for (int j = 0; j < N / 8; j += 2) {
+        uint32_t w[4] = { pack2(S[j][0], S[j][1]), pack2(S[j][2], S[j][3]), pack2(S[j + 1][0], S[j + 1][1]),
+                          pack2(S[j + 1][2], S[j + 1][3]) };
+        transpose4(w);
+        if (row < job.rows && 8 * (j + t / 2) < a.N)
+            *(uint4 *)(at + 8 * j) = make_uint4(w[0], w[1], w[2], w[3]);
+    }
+}
+
+/* x of the warp's 16 rows (P) and tokens 16k..16k+15: x[0], x[1] are rows 0-7, 8-15 of the first 8 tokens, x[2], x[3] of
+ * the others: an operand A of x^T, and at the same time two operands B, { x[0], x[2] } and { x[1], x[3] }, of x. */
+__device__ __forceinline__ void load_x(uint32_t x[4], const unsigned char *X, int k)
+{
+    int lane = threadIdx.x % 32, warp = threadIdx.x / 32;
+
+    ldmatrix4_trans(x, X + unit_at<ROWS>(16 * k + lane / 16 * 8 + lane % 8, 2 * warp + lane / 8 % 2));
+}
+
+/* Two bf16 times two floats. */
+__device__ __forceinline__ uint32_t scale2(uint32_t v, float2 f) { return pack2(unpack_lo(v) * f.x, unpack_hi(v) * f.y); }
+
+/* S = keep S + sum over the tile of weight[s] x[s] (x) B[s]; keep < 0: the old S is forgotten. */
+template <int N> __device__ __forceinline__ void add_tile(float S[N / 8][4], const unsigned char *X, const unsigned char *B,
+                                                          const float *weight, float keep)
+{
+    int lane = threadIdx.x % 32, t = lane % 4;
+
+#pragma unroll
+    for (int j = 0; j < N / 8; j++)
+#pragma unroll
+        for (int i = 0; i < 4; i++)
+            S[j][i] = keep < 0.0f ? 0.0f : keep * S[j][i];
+#pragma unroll
+    for (int k = 0; k < SSD_TILE / 16; k++) {
+        uint32_t x[4], b[4];
+        float2 lo = *(const float2 *)(weight + 16 * k + 2 * t), hi = *(const float2 *)(weight + 16 * k + 8 + 2 * t);
+
+        load_x(x, X, k);
+        x[0] = scale2(x[0], lo);
+        x[1] = scale2(x[1], lo);
+        x[2] = scale2(x[2], hi);
+        x[3] = scale2(x[3], hi);
+#pragma unroll
+        for (int j = 0; j < N / 8; j += 2) {
+            ldmatrix4_trans(b, B + unit_at<N>(16 * k + lane / 8 % 2 * 8 + lane % 8, j + lane / 16));
+            mma_bf16(S[j], x, b);
+            mma_bf16(S[j + 1], x, b + 2);
+        }
+    }
+}
+
+/* What the 64 tokens of a tile bring, one a thread: read a tile ahead, then put into shared memory. */
+struct steps {
+    float cum, dt, last; /* last: cum of the tile's last token */
+    int begin, begin_last; /* of the document, relative to the tile */
+};
+
+__device__ __forceinline__ struct steps load_steps(const struct ssd &a, const struct ssd_plan &p, const struct job &job,
+                                                   int64_t tile, const struct ssd_tile &u)
+{
+    int64_t at = ((job.b * a.H + job.h) * p.tiles + tile) * SSD_TILE;
+    int i = threadIdx.x % SSD_TILE;
+    struct steps s;
+
+    s.cum = p.cum[at + i];
+    s.dt = p.dt[at + i];
+    s.last = p.cum[at + SSD_TILE - 1];
+    s.begin = i < u.n ? ssd_begin(a, job.b, u.t0 + i, u.t0) : SSD_TILE;
+    s.begin_last = ssd_begin(a, job.b, u.t0 + u.n - 1, u.t0);
+    return s;
+}
+
+/* Weight of the thread's token in the state that leaves the tile. */
+__device__ __forceinline__ float tail_weight(const struct steps &s)
+{
+    return (int)(threadIdx.x % SSD_TILE) < s.begin_last ? 0.0f : s.dt * exp2_flushed(s.last - s.cum);
+}
+
+__device__ __forceinline__ float tail_keep(const struct steps &s)
+{
+    return s.begin_last < 0 ? exp2_flushed(s.last) : -1.0f;
+}
+
+/* ---- scores ---- */
+
+/* C B^T of one tile and group, at and below the diagonal's blocks of 16: scores [B,G,tiles, 16, 32 lanes], block 4i + k being
+ * tokens t 16i..16i+15, s 16k..16k+15 as operand A of a product. */
+template <int N> __global__ void __launch_bounds__(THREADS) ssd_scores_kernel(struct ssd a, struct ssd_plan p, uint4 *scores)
+{
+    DYNAMIC_SHARED(unsigned char, room);
+    unsigned char *C = room, *B = room + SSD_TILE * N * 2;
+    int64_t tile = blockIdx.x / a.G % p.tiles, g = blockIdx.x % a.G, b = blockIdx.x / a.G / p.tiles;
+    struct ssd_tile u = ssd_find_tile(a, p, tile);
+    int lane = threadIdx.x % 32, warp = threadIdx.x / 32;
+    float acc[4][2][4] = { };
+
+    if (u.n == 0)
+        return;
+    copy_tile<N>(C, (const bf16 *)a.Cm.data + (b * a.T + u.t0) * a.Cm.ld + g * a.N, a.Cm.ld, u.n, (int)a.N);
+    copy_tile<N>(B, (const bf16 *)a.Bm.data + (b * a.T + u.t0) * a.Bm.ld + g * a.N, a.Bm.ld, u.n, (int)a.N);
+    copy_async_commit();
+    copy_async_wait<0>();
+    __syncthreads();
+    for (int n = 0; n < N / 16; n++) {
+        uint32_t c[4], s[4];
+
+        ldmatrix4(c, C + unit_at<N>(16 * warp + lane % 16, 2 * n + lane / 16));
+#pragma unroll
+        for (int k = 0; k < 4; k++)
+            if (k <= warp) {
+                ldmatrix4(s, B + unit_at<N>(16 * k + lane / 16 * 8 + lane % 8, 2 * n + lane / 8 % 2));
+                mma_bf16(acc[k][0], c, s);
+                mma_bf16(acc[k][1], c, s + 2);
+            }
+    }
+    scores += (int64_t)blockIdx.x / (a.G * p.tiles) * (a.G * p.tiles * 512) + (g * p.tiles + tile) * 512;
+#pragma unroll
+    for (int k = 0; k < 4; k++)
+        if (k <= warp)
+            scores[(4 * warp + k) * 32 + lane] =
+                make_uint4(pack2(acc[k][0][0], acc[k][0][1]), pack2(acc[k][0][2], acc[k][0][3]),
+                           pack2(acc[k][1][0], acc[k][1][1]), pack2(acc[k][1][2], acc[k][1][3]));
+}
+
+/* ---- local ---- */
+
+template <int N> struct local_room {
+    unsigned char X[2][SSD_TILE * ROWS * 2], B[2][SSD_TILE * N * 2];
+    float weight[2][SSD_TILE];
+};
+
+template <int N>
+__global__ void __launch_bounds__(THREADS, N > 128 ? 2 : 4) ssd_local_kernel(struct ssd a, struct ssd_plan p,
+                                                                             struct tensor states)
+{
+    DYNAMIC_SHARED(local_room<N>, r);
+    struct job job = find_job(a, p);
+    int64_t first = job.c * p.per, row = job.b * a.T;
+    const bf16 *x = (const bf16 *)a.x.data + row * a.x.ld + job.h * a.P + job.row0;
+    const bf16 *Bm = (const bf16 *)a.Bm.data + row * a.Bm.ld + job.h / p.rep * a.N;
+    struct ssd_tile u = ssd_find_tile(a, p, first);
+    struct steps now = load_steps(a, p, job, first, u);
+    float S[N / 8][4] = { };
+
+    copy_tile<ROWS>(r->X[0], x + u.t0 * a.x.ld, a.x.ld, u.n, job.rows);
+    copy_tile<N>(r->B[0], Bm + u.t0 * a.Bm.ld, a.Bm.ld, u.n, (int)a.N);
+    copy_async_commit();
+    for (int64_t k = 0; k < p.per && u.n > 0; k++) {
+        struct ssd_tile next = k + 1 < p.per ? ssd_find_tile(a, p, first + k + 1) : ssd_tile{ 0, 0 };
+        float keep = tail_keep(now);
+
+        if (threadIdx.x < SSD_TILE)
+            r->weight[k & 1][threadIdx.x] = tail_weight(now);
+        copy_async_wait<0>();
+        __syncthreads(); /* this tile is there, and no warp is at the one before any more */
+        if (next.n > 0) {
+            copy_tile<ROWS>(r->X[~k & 1], x + next.t0 * a.x.ld, a.x.ld, next.n, job.rows);
+            copy_tile<N>(r->B[~k & 1], Bm + next.t0 * a.Bm.ld, a.Bm.ld, next.n, (int)a.N);
+            copy_async_commit();
+            now = load_steps(a, p, job, first + k + 1, next);
+        }
+        add_tile<N>(S, r->X[k & 1], r->B[k & 1], r->weight[k & 1], keep);
+        u = next;
+    }
+    store_state<N>(S, a, states, job);
+}
+
+/* ---- scan ---- */
+
+template <int N> struct scan_room {
+    unsigned char X[2][SSD_TILE * ROWS * 2], C[2][SSD_TILE * N * 2], B[SSD_TILE * N * 2];
+    uint4 M[16][32];                      /* scores * decay * dt, blocks as in ssd_scores_kernel */
+    float cum[2][SSD_TILE], dt[2][SSD_TILE], enter[2][SSD_TILE], weight[2][SSD_TILE];
+    int begin[2][SSD_TILE];
+};
+
+/* y = enter[t] (C S^T)[t,p]; y[i][j][]: tokens 16i.., rows (P) 8j.. of the warp's 16, as accumulators. */
+template <int N> __device__ __forceinline__ void from_state(float y[4][2][4], const float S[N / 8][4], const unsigned char *C,
+                                                            const float *enter)
+{
+    int lane = threadIdx.x % 32, g = lane / 4;
+
+#pragma unroll
+    for (int n = 0; n < N / 16; n++) {
+        uint32_t c[4], s[4] = { pack2(S[2 * n][0], S[2 * n][1]), pack2(S[2 * n + 1][0], S[2 * n + 1][1]),
+                                pack2(S[2 * n][2], S[2 * n][3]), pack2(S[2 * n + 1][2], S[2 * n + 1][3]) };
+
+#pragma unroll
+        for (int i = 0; i < 4; i++) {
+            ldmatrix4(c, C + unit_at<N>(16 * i + lane % 16, 2 * n + lane / 16));
+            mma_bf16(y[i][0], c, s);
+            mma_bf16(y[i][1], c, s + 2);
+        }
+    }
+#pragma unroll
+    for (int i = 0; i < 4; i++) {
+        float lo = enter[16 * i + g], hi = enter[16 * i + g + 8];
+#pragma unroll
+        for (int j = 0; j < 2; j++) {
+            y[i][j][0] = lo < 0.0f ? 0.0f : lo * y[i][j][0];
+            y[i][j][1] = lo < 0.0f ? 0.0f : lo * y[i][j][1];
+            y[i][j][2] = hi < 0.0f ? 0.0f : hi * y[i][j][2];
+            y[i][j][3] = hi < 0.0f ? 0.0f : hi * y[i][j][3];
+        }
+    }
+}
+
+/* One element of M. */
+struct seer {
+    float cum;
+    int begin, t;
+    __device__ __forceinline__ float operator()(float score, float cum_s, float dt_s, int s) const
+    {
+        return s <= t && s >= begin ? score * exp2_flushed(cum - cum_s) * dt_s : 0.0f;
+    }
+};
+
+/* The warp's 16 rows of M from their scores. */
+__device__ __forceinline__ void make_scores(uint4 (*M)[32], const uint4 scores[4], const float *cum, const float *dt,
+                                            const int *begin)
+{
+    int lane = threadIdx.x % 32, warp = threadIdx.x / 32, t0 = 16 * warp + lane / 4;
+    struct seer lo = { cum[t0], begin[t0], t0 }, hi = { cum[t0 + 8], begin[t0 + 8], t0 + 8 };
+
+#pragma unroll
+    for (int k = 0; k < 4; k++)
+        if (k <= warp) {
+            int s = 16 * k + 2 * (lane % 4);
+            float2 c = *(const float2 *)(cum + s), d = *(const float2 *)(dt + s);
+            float2 e = *(const float2 *)(cum + s + 8), f = *(const float2 *)(dt + s + 8);
+            uint4 v = scores[k];
+
+            v.x = pack2(lo(unpack_lo(v.x), c.x, d.x, s), lo(unpack_hi(v.x), c.y, d.y, s + 1));
+            v.y = pack2(hi(unpack_lo(v.y), c.x, d.x, s), hi(unpack_hi(v.y), c.y, d.y, s + 1));
+            v.z = pack2(lo(unpack_lo(v.z), e.x, f.x, s + 8), lo(unpack_hi(v.z), e.y, f.y, s + 9));
+            v.w = pack2(hi(unpack_lo(v.w), e.x, f.x, s + 8), hi(unpack_hi(v.w), e.y, f.y, s + 9));
+            M[4 * warp + k][lane] = v;
+        }
+}
+
+/* y += M X + D x */
+__device__ __forceinline__ void from_tile(float y[4][2][4], const uint4 (*M)[32], const unsigned char *X, float D)
+{
+    int lane = threadIdx.x % 32, warp = threadIdx.x / 32;
+
+#pragma unroll
+    for (int k = 0; k < 4; k++) {
+        uint32_t x[4];
+
+        load_x(x, X, k);
+        uint32_t lo[2] = { x[0], x[2] }, hi[2] = { x[1], x[3] };
+#pragma unroll
+        for (int i = k; i < 4; i++) {
+            uint4 v = M[4 * i + k][lane];
+            uint32_t m[4] = { v.x, v.y, v.z, v.w };
+            mma_bf16(y[i][0], m, lo);
+            mma_bf16(y[i][1], m, hi);
+        }
+    }
+#pragma unroll
+    for (int i = 0; i < 4; i++) {
+        uint32_t x[4];
+
+        ldmatrix4(x, X + unit_at<ROWS>(16 * i + lane % 16, 2 * warp + lane / 16));
+#pragma unroll
+        for (int q = 0; q < 4; q++) {
+            y[i][q / 2][q % 2 * 2] += D * unpack_lo(x[q]);
+            y[i][q / 2][q % 2 * 2 + 1] += D * unpack_hi(x[q]);
+        }
+    }
+}
+
+/* Writes the warp's 16 columns of y, `to` being that of the tile's first token and the block's first column. */
+__device__ __forceinline__ void store_y(const float y[4][2][4], bf16 *to, int64_t ld, int n, int rows)
+{
+    int lane = threadIdx.x % 32, t = lane % 4, token = lane / 4 + t % 2 * 8, col = threadIdx.x / 32 * 16 + t / 2 * 8;
+
+#pragma unroll
+    for (int i = 0; i < 4; i++) {
+        uint32_t w[4] = { pack2(y[i][0][0], y[i][0][1]), pack2(y[i][0][2], y[i][0][3]), pack2(y[i][1][0], y[i][1][1]),
+                          pack2(y[i][1][2], y[i][1][3]) };
+        transpose4(w);
+        if (16 * i + token < n && col < rows)
+            *(uint4 *)(to + (16 * i + token) * ld + col) = make_uint4(w[0], w[1], w[2], w[3]);
+    }
+}
+
+template <int N>
+__global__ void __launch_bounds__(THREADS, N > 128 ? 1 : N > 64 ? 3 : 4)
+    ssd_scan_kernel(struct ssd a, struct ssd_plan p, struct tensor states, const uint4 *scores)
+{
+    DYNAMIC_SHARED(scan_room<N>, r);
+    struct job job = find_job(a, p);
+    int64_t first = job.c * p.per, row = job.b * a.T, g = job.h / p.rep;
+    const bf16 *x = (const bf16 *)a.x.data + row * a.x.ld + job.h * a.P + job.row0;
+    const bf16 *Bm = (const bf16 *)a.Bm.data + row * a.Bm.ld + g * a.N, *Cm = (const bf16 *)a.Cm.data + row * a.Cm.ld + g * a.N;
+    bf16 *y = (bf16 *)a.y.data + row * a.y.ld + job.h * a.P + job.row0;
+    struct ssd_tile u = ssd_find_tile(a, p, first);
+    struct steps now = load_steps(a, p, job, first, u);
+    int lane = threadIdx.x % 32, warp = threadIdx.x / 32;
+    float S[N / 8][4], D = ((const float *)a.D.data)[job.h];
+
+    copy_tile<ROWS>(r->X[0], x + u.t0 * a.x.ld, a.x.ld, u.n, job.rows);
+    copy_tile<N>(r->C[0], Cm + u.t0 * a.Cm.ld, a.Cm.ld, u.n, (int)a.N);
+    copy_async_commit();
+    load_state<N>(S, a, states, job);
+    scores += ((job.b * a.G + g) * p.tiles + first) * 512 + 128 * warp + lane;
+    for (int64_t k = 0; k < p.per && u.n > 0; k++, scores += 512) {
+        struct ssd_tile next = k + 1 < p.per ? ssd_find_tile(a, p, first + k + 1) : ssd_tile{ 0, 0 };
+        float keep = tail_keep(now), acc[4][2][4] = { };
+        int at = k & 1;
+        uint4 own[4];
+
+        if (threadIdx.x < SSD_TILE) {
+            r->cum[at][threadIdx.x] = now.cum;
+            r->dt[at][threadIdx.x] = now.dt;
+            r->begin[at][threadIdx.x] = now.begin;
+            r->enter[at][threadIdx.x] = now.begin < 0 ? exp2_flushed(now.cum) : -1.0f;
+            r->weight[at][threadIdx.x] = tail_weight(now);
+        }
+        copy_async_wait<0>();
+        __syncthreads(); /* X, C and the steps are there, and no warp is at the tile before any more */
+        if (next.n > 0) {
+            copy_tile<N>(r->B, Bm + u.t0 * a.Bm.ld, a.Bm.ld, u.n, (int)a.N);
+            copy_async_commit();
+            copy_tile<ROWS>(r->X[!at], x + next.t0 * a.x.ld, a.x.ld, next.n, job.rows);
+            copy_tile<N>(r->C[!at], Cm + next.t0 * a.Cm.ld, a.Cm.ld, next.n, (int)a.N);
+            copy_async_commit();
+            now = load_steps(a, p, job, first + k + 1, next);
+        }
+#pragma unroll
+        for (int i = 0; i < 4; i++)
+            own[i] = i <= warp ? scores[32 * i] : make_uint4(0, 0, 0, 0);
+        from_state<N>(acc, S, r->C[at], r->enter[at]);
+        make_scores(r->M, own, r->cum[at], r->dt[at], r->begin[at]);
+        copy_async_wait<1>();
+        __syncthreads(); /* M and B are there */
+        from_tile(acc, r->M, r->X[at], D);
+        store_y(acc, y + u.t0 * a.y.ld, a.y.ld, u.n, job.rows);
+        if (next.n > 0)
+            add_tile<N>(S, r->X[at], r->B, r->weight[at], keep);
+        u = next;
+    }
+}
+
+/* ---- launchers ---- */
+
+bool ssd_mma_takes(const struct ssd *a, const struct tensor *states)
+{
+    const struct tensor *t[] = { &a->x, &a->Bm, &a->Cm, &a->y };
+
+    for (int i = 0; i < 4; i++)
+        if (t[i]->dtype != BF16 || !aligned_rows(t[i], 16))
+            return false;
+    return a->P % 8 == 0 && a->N % 8 == 0 && a->N <= 256 && aligned_rows(states, 16);
+}
+
+size_t ssd_mma_bytes(const struct ssd *a, const struct ssd_plan *p)
+{
+    return a->x.dtype == BF16 ? (size_t)(a->B * a->G * p->tiles) * 512 * sizeof(uint4) : 0;
+}
+
+static unsigned jobs(const struct ssd *a, const struct ssd_plan *p)
+{
+    return (unsigned)(a->B * p->chunks * a->H * ceil_div(a->P, ROWS));
+}
+
+template <int N> static void local(const struct ssd *a, const struct ssd_plan *p, const struct tensor *states)
+{
+    LAUNCH((ssd_local_kernel<N>), jobs(a, p), THREADS, sizeof(local_room<N>), *a, *p, *states);
+}
+
+template <int N> static void scan(const struct ssd *a, const struct ssd_plan *p, const struct tensor *states)
+{
+    uint4 *scores = (uint4 *)((uintptr_t)a->work + p->bytes);
+
+    LAUNCH((ssd_scores_kernel<N>), (unsigned)(a->B * a->G * p->tiles), THREADS, SSD_TILE * N * 4, *a, *p, scores);
+    LAUNCH((ssd_scan_kernel<N>), jobs(a, p), THREADS, sizeof(scan_room<N>), *a, *p, *states, scores);
+}
+
+void ssd_mma_local(const struct ssd *a, const struct ssd_plan *p, const struct tensor *states)
+{
+    (a->N <= 64 ? local<64> : a->N <= 128 ? local<128> : local<256>)(a, p, states);
+}
+
+void ssd_mma_scan(const struct ssd *a, const struct ssd_plan *p, const struct tensor *states)
+{
+    (a->N <= 64 ? scan<64> : a->N <= 128 ? scan<128> : scan<256>)(a, p, states);
+}
