@@ -1,0 +1,627 @@
+/* ssd_bwd_mma.cuh - state-space duality, backward: walk and tiles (ssd_bwd.cuh) on tensor cores, for BF16
+ * SPDX-License-Identifier: MIT
+ *
+ * walk: a block per state [P,N], which lies in registers, 16x64 of it in each warp; per tile it reads the tile's tokens
+ * and writes the state as BF16. Traffic per token: 2 N (P + ...) / SSD_TILE bytes a head written, x or dy read once.
+ *
+ * tiles: a block of 16 warps per tile and slice; a warp has 16 of the tile's 64 tokens (`strip`) and a quarter of the
+ * columns of each product. dB, dC and dCB are summed over the slice's heads in registers. Per head
+ *   1 scores [s,t] = x dy^T; with C B^T (made once, kept in registers) and the decays M^T = C B^T d, to shared memory
+ *   2 dB += f x dS;  dC += e dy S;  dxs = B dS^T
+ *   3 after a barrier: dx = dt (tail dxs + M^T dy) + D dy
+ * The next head's x, dy, S, dS come meanwhile, where shared memory has room for two.
+ */
+#ifndef SSM_SSD_BWD_MMA_CUH
+#define SSM_SSD_BWD_MMA_CUH
+
+#include "ssd_bwd.cuh"
+
+/* ---- fragments from matrices in shared memory whose rows are ld elements apart (device.cuh has the layouts) ---- */
+
+/* A [16,16] at (row, col); trans: the matrix holds the transposed, A(i, k) at (row + k, col + i) */
+__device__ __forceinline__ void load_a(uint32_t a[4], const bf16 *m, int ld, int row, int col)
+{
+    int lane = threadIdx.x % 32;
+    ldmatrix4(a, m + (row + lane % 16) * ld + col + lane / 16 * 8);
+}
+__device__ __forceinline__ void load_a_trans(uint32_t a[4], const bf16 *m, int ld, int row, int col)
+{
+    int lane = threadIdx.x % 32;
+    ldmatrix4_trans(a, m + (row + lane / 16 * 8 + lane % 8) * ld + col + lane / 8 % 2 * 8);
+}
+/* Two B [16,8], side by side: b, b + 2; B(k, n) at (row + k, col + n), or transposed, at (row + n, col + k) */
+__device__ __forceinline__ void load_b(uint32_t b[4], const bf16 *m, int ld, int row, int col)
+{
+    int lane = threadIdx.x % 32;
+    ldmatrix4_trans(b, m + (row + lane % 16) * ld + col + lane / 16 * 8);
+}
+__device__ __forceinline__ void load_b_trans(uint32_t b[4], const bf16 *m, int ld, int row, int col)
+{
+    int lane = threadIdx.x % 32;
+    ldmatrix4(b, m + (row + lane / 16 * 8 + lane % 8) * ld + col + lane / 8 % 2 * 8);
+}
+__device__ __forceinline__ uint32_t scale2(uint32_t v, float lo, float hi)
+{
+    return pack2(unpack_lo(v) * lo, unpack_hi(v) * hi);
+}
+/* d [16,16] += a b, as two D fragments */
+__device__ __forceinline__ void mma_pair(float d[2][4], const uint32_t a[4], const uint32_t b[4])
+{
+    mma_bf16(d[0], a, b);
+    mma_bf16(d[1], a, b + 2);
+}
+
+/* The lanes of a quad have words w[0..3]; then lane t has the quad's words w[t]. */
+__device__ __forceinline__ void quad_transpose(uint32_t w[4])
+{
+    int t = threadIdx.x % 4;
+
+    for (int k = 1; k <= 2; k++) {
+        bool odd = t & k;
+        for (int j = 0; j < 2; j++) {
+            int lo = k == 1 ? 2 * j : j, hi = lo + k;
+            uint32_t got = __shfl_xor_sync(0xffffffffu, odd ? w[lo] : w[hi], k);
+            if (odd)
+                w[lo] = got;
+            else
+                w[hi] = got;
+        }
+    }
+}
+
+/* The warp's rows g (half 0) or g+8 (half 1) of a pair of D fragments [16,16], 8 bytes a lane; p: column 0 of this lane's
+ * row. All lanes call. */
+__device__ __forceinline__ void store_pair(bf16 *p, bool valid, const float d[2][4], int half)
+{
+    int t = threadIdx.x % 4;
+    uint32_t w0 = pack2(d[0][2 * half], d[0][2 * half + 1]), w1 = pack2(d[1][2 * half], d[1][2 * half + 1]);
+    uint32_t got = __shfl_xor_sync(0xffffffffu, t & 1 ? w0 : w1, 1);
+
+    if (valid)
+        store_pack<uint32_t, 2>((uint32_t *)(p + t % 2 * 8 + t / 2 * 4), { { t & 1 ? got : w0, t & 1 ? w1 : got } });
+}
+
+/* ---- copies in the background ---- */
+
+/* Rows of COLS elements: n of them, then zeros up to `rows` */
+template <int COLS> __device__ __forceinline__ void copy_rows(bf16 *to, int ldt, const bf16 *from, int64_t ld, int n, int rows)
+{
+    enum { PACKS = COLS / 8 };
+    for (int i = threadIdx.x; i < rows * PACKS; i += blockDim.x) {
+        int r = i / PACKS, c = i % PACKS * 8;
+        copy_async16(to + r * ldt + c, from + r * ld + c, r < n);
+    }
+}
+__device__ __forceinline__ void copy_record(float *to, const float *from)
+{
+    for (int i = threadIdx.x; i < RECORD * SSD_TILE / 4; i += blockDim.x)
+        copy_async16(to + 4 * i, from + 4 * i, true);
+}
+
+/* ---- walk ---- */
+
+template <int P, int N> struct walk_shape {
+    enum { THREADS = P * N / 32, LDP = P + 8, LDN = N + 8 };
+    enum { STAGE = SSD_TILE * (LDP + LDN) * 2 + RECORD * SSD_TILE * 4 }; /* bytes */
+};
+
+template <int P, int N, bool BACK>
+__device__ __forceinline__ void walk_copy(const struct ssd_bwd &c, unsigned char *stage, int64_t b, int64_t h, int64_t k)
+{
+    typedef walk_shape<P, N> shape;
+    const struct tensor &v = BACK ? c.a.dy : c.a.x, &m = BACK ? c.a.Cm : c.a.Bm;
+    struct ssd_tile u = ssd_find_tile(c.a, c.p, c.first + k);
+    int64_t row = b * c.a.T + u.t0;
+    bf16 *V = (bf16 *)stage, *K = V + SSD_TILE * shape::LDP;
+
+    copy_rows<P>(V, shape::LDP, (const bf16 *)v.data + row * v.ld + h * P, v.ld, u.n, SSD_TILE);
+    copy_rows<N>(K, shape::LDN, (const bf16 *)m.data + row * m.ld + h / c.p.rep * N, m.ld, u.n, SSD_TILE);
+    copy_record((float *)(K + SSD_TILE * shape::LDN), ssd_record(c, b, k, h));
+    copy_async_commit();
+}
+
+/* A segment of `len` tiles: forward S from a chunk's saved state, or back dS. grid: segments, then [B,H]. */
+template <int P, int N, bool BACK>
+__global__ void __launch_bounds__(P *N / 32)
+    ssd_bwd_walk(const struct ssd_bwd c, int64_t len, struct tensor from, struct tensor to)
+{
+    typedef walk_shape<P, N> shape;
+    DYNAMIC_SHARED(unsigned char, shared);
+    const struct ssd &a = c.a;
+    int64_t segment = blockIdx.x / (a.B * a.H), b = blockIdx.x / a.H % a.B, h = blockIdx.x % a.H;
+    int warp = threadIdx.x / 32, lane = threadIdx.x % 32, t = lane % 4;
+    int p0 = warp / (N / 64) * 16, n0 = warp % (N / 64) * 64;
+    int64_t row = BACK ? b * a.H + h : (b * c.p.chunks + c.first / c.p.per + segment) * a.H + h;
+    float state[8][4];
+
+    walk_copy<P, N, BACK>(c, shared, b, h, segment * len + (BACK ? len - 1 : 0));
+#pragma unroll
+    for (int j = 0; j < 8; j++)
+#pragma unroll
+        for (int e = 0; e < 4; e++)
+            state[j][e] = ssd_state_at(from, row * P + p0 + lane / 4 + e / 2 * 8, n0 + 8 * j + 2 * t + e % 2);
+    for (int64_t i = 0; i < len; i++) {
+        int64_t k = segment * len + (BACK ? len - 1 - i : i);
+        unsigned char *stage = shared + i % 2 * shape::STAGE;
+        const bf16 *V = (const bf16 *)stage, *K = V + SSD_TILE * shape::LDP;
+        const float *z = (const float *)(K + SSD_TILE * shape::LDN);
+        bf16 *out = (bf16 *)(BACK ? c.dS : c.S) + ((b * c.tiles + k) * a.H + h) * (P * N);
+
+        copy_async_wait<0>();
+        __syncthreads();
+        if (i + 1 < len)
+            walk_copy<P, N, BACK>(c, shared + (i + 1) % 2 * shape::STAGE, b, h, BACK ? k - 1 : k + 1);
+#pragma unroll
+        for (int j = 0; j < 4; j++) {
+            uint32_t w[4];
+            int half = j / 2, left = j % 2 * 4; /* rows g or g+8, 32 columns at a time */
+#pragma unroll
+            for (int e = 0; e < 4; e++)
+                w[e] = pack2(state[left + e][2 * half], state[left + e][2 * half + 1]);
+            quad_transpose(w);
+            *(uint4 *)(out + (p0 + lane / 4 + half * 8) * N + n0 + 8 * (left + t)) = make_uint4(w[0], w[1], w[2], w[3]);
+        }
+        if (!BACK && i + 1 == len)
+            break;
+        float keep = z[IN * SSD_TILE + SSD_TILE - 1];
+#pragma unroll
+        for (int j = 0; j < 8; j++)
+#pragma unroll
+            for (int e = 0; e < 4; e++)
+                state[j][e] *= keep;
+#pragma unroll
+        for (int s = 0; s < SSD_TILE; s += 16) {
+            uint32_t av[4], bv[4];
+            float f[4];
+#pragma unroll
+            for (int e = 0; e < 4; e++) {
+                int at = s + 2 * t + e % 2 + e / 2 * 8;
+                f[e] = BACK ? z[IN * SSD_TILE + at] : z[DT * SSD_TILE + at] * z[TAIL * SSD_TILE + at];
+            }
+            load_a_trans(av, V, shape::LDP, s, p0);
+            av[0] = scale2(av[0], f[0], f[1]);
+            av[1] = scale2(av[1], f[0], f[1]);
+            av[2] = scale2(av[2], f[2], f[3]);
+            av[3] = scale2(av[3], f[2], f[3]);
+#pragma unroll
+            for (int j = 0; j < 8; j += 2) {
+                load_b(bv, K, shape::LDN, s, n0 + 8 * j);
+                mma_pair(state + j, av, bv);
+            }
+        }
+    }
+#pragma unroll
+    for (int j = 0; j < 8 && BACK && to.data; j++)
+#pragma unroll
+        for (int e = 0; e < 4; e++)
+            ((float *)to.data)[(row * P + p0 + lane / 4 + e / 2 * 8) * to.ld + n0 + 8 * j + 2 * t + e % 2] = state[j][e];
+}
+
+/* ---- tiles ---- */
+
+template <int P, int N> struct tiles_shape {
+    enum { LDP = P + 8, LDN = N + 8, LDM = SSD_TILE + 8 };
+    enum { TOKENS = SSD_TILE * LDP, STATE = P * LDN, GROUP = SSD_TILE * LDN, SCORES = SSD_TILE * LDM }; /* elements */
+    enum { STAGE = (2 * TOKENS + 2 * STATE) * 2 + RECORD * SSD_TILE * 4 };                              /* bytes */
+    enum { SUMS = 5 * 4 * SSD_TILE + SSD_TILE + 16 };                                                   /* floats */
+    enum { FIXED = (2 * GROUP + SCORES) * 2 + 2 * SUMS * 4 + SSD_TILE * 4 };
+    enum { STAGES = FIXED + 2 * STAGE <= 227 * 1024 ? 2 : 1, BYTES = FIXED + STAGES * STAGE };
+    enum { PAIRS_P = (P / 16 + 3) / 4, PAIRS_N = N / 64 }; /* pairs of 8 columns of a warp */
+    static_assert((int)BYTES <= 227 * 1024, "more shared memory than a block can have");
+};
+
+/* Sums by token, of each quarter (LATER, of each strip) its own: parts of the record's fields of ssd_bwd.cuh.
+ * LATER[t] = sum of R[t,s] over s, EARLIER[s] = over t, ENTER[t]: what reaches t through S. */
+enum { LATER, EARLIER, ENTER, LEAVE, GDT };
+
+/* Where the block is. */
+struct tiles_place {
+    int64_t b, k, g, row;   /* row: the tile's first in x, dy, ... */
+    int n;
+    int strip, quarter, s0, t; /* this lane's rows of a fragment are s0 and s0 + 8, its columns 2 t and 2 t + 1 */
+};
+
+template <int P, int N>
+__device__ __forceinline__ void tiles_copy(const struct ssd_bwd &c, const struct tiles_place &at, unsigned char *stage,
+                                           int64_t h)
+{
+    typedef tiles_shape<P, N> shape;
+    const struct ssd &a = c.a;
+    bf16 *X = (bf16 *)stage, *dY = X + shape::TOKENS, *S = dY + shape::TOKENS, *dS = S + shape::STATE;
+    int64_t state = ((at.b * c.tiles + at.k) * a.H + h) * (P * N);
+
+    copy_rows<P>(X, shape::LDP, (const bf16 *)a.x.data + at.row * a.x.ld + h * P, a.x.ld, at.n, SSD_TILE);
+    copy_rows<P>(dY, shape::LDP, (const bf16 *)a.dy.data + at.row * a.dy.ld + h * P, a.dy.ld, at.n, SSD_TILE);
+    copy_rows<N>(S, shape::LDN, (const bf16 *)c.S + state, N, P, P);
+    copy_rows<N>(dS, shape::LDN, (const bf16 *)c.dS + state, N, P, P);
+    copy_record((float *)(dS + shape::STATE), ssd_record(c, at.b, at.k, h));
+    copy_async_commit();
+}
+
+/* Step 1 for the warp's [16 s, 16 t], which is not wholly above the diagonal: G = x dy^T, M^T, dCB^T, sums of R. */
+template <int P>
+__device__ __forceinline__ void tiles_scores(const struct tiles_place &at, const uint32_t (*xf)[4], const bf16 *dY,
+                                             const float *z, const int *sees, const float cb[2][4], float dcb[2][4],
+                                             bf16 *M, int ldm, float *sums)
+{
+    float G[2][4] = {}, row[2] = {}, col[4] = {};
+    int t0 = 16 * at.quarter;
+
+#pragma unroll
+    for (int k = 0; k < P / 16; k++) {
+        uint32_t bv[4];
+        load_b_trans(bv, dY, P + 8, t0, 16 * k);
+        mma_pair(G, xf[k], bv);
+    }
+#pragma unroll
+    for (int r = 0; r < 2; r++) {
+        int s = at.s0 + 8 * r;
+        float dt = z[DT * SSD_TILE + s], cum = z[CUM * SSD_TILE + s];
+#pragma unroll
+        for (int j = 0; j < 2; j++) {
+            float m[2];
+#pragma unroll
+            for (int e = 0; e < 2; e++) {
+                int t = t0 + 8 * j + 2 * at.t + e;
+                bool see = s <= t && s >= sees[t];
+                float d = see ? __expf(z[CUM * SSD_TILE + t] - cum) : 0.0f; /* error 2^-21, below bf16's 2^-9 */
+                float w = see ? G[j][2 * r + e] * dt * d : 0.0f;
+                float R = see && s < t ? w * cb[j][2 * r + e] : 0.0f;
+
+                m[e] = see ? cb[j][2 * r + e] * d : 0.0f;
+                dcb[j][2 * r + e] += w;
+                row[r] += R;
+                col[2 * j + e] += R;
+                if (s == t)
+                    sums[5 * 4 * SSD_TILE + s] = G[j][2 * r + e];
+            }
+            *(uint32_t *)(M + s * ldm + t0 + 8 * j + 2 * at.t) = pack2(m[0], m[1]);
+        }
+    }
+#pragma unroll
+    for (int r = 0; r < 2; r++) {
+        row[r] += __shfl_xor_sync(0xffffffffu, row[r], 1);
+        row[r] += __shfl_xor_sync(0xffffffffu, row[r], 2);
+        if (at.t == 0)
+            sums[(EARLIER * 4 + at.quarter) * SSD_TILE + at.s0 + 8 * r] = row[r];
+    }
+#pragma unroll
+    for (int e = 0; e < 4; e++) {
+        for (int k = 4; k < 32; k *= 2)
+            col[e] += __shfl_xor_sync(0xffffffffu, col[e], k);
+        if ((int)threadIdx.x % 32 / 4 == e)
+            sums[(LATER * 4 + at.strip) * SSD_TILE + t0 + e / 2 * 8 + 2 * at.t + e % 2] = col[e];
+    }
+}
+
+/* Two sums over the warp's columns, of rows s0 and s0 + 8, to the quarter's place. */
+__device__ __forceinline__ void tiles_sum(const struct tiles_place &at, float *sums, int which, float v0, float v1)
+{
+#pragma unroll
+    for (int k = 1; k <= 2; k++) {
+        v0 += __shfl_xor_sync(0xffffffffu, v0, k);
+        v1 += __shfl_xor_sync(0xffffffffu, v1, k);
+    }
+    float *to = sums + (which * 4 + at.quarter) * SSD_TILE;
+    if (at.t == 0) {
+        to[at.s0] = v0;
+        to[at.s0 + 8] = v1;
+    }
+}
+
+/* Two elements that lie beside each other */
+__device__ __forceinline__ uint32_t two_at(const bf16 *p) { return *(const uint32_t *)p; }
+
+/* Step 2, dB += f x dS. */
+template <int P, int N>
+__device__ __forceinline__ void tiles_keys(const struct tiles_place &at, uint32_t (*xf)[4], const bf16 *dS, float f0,
+                                           float f1, float (*dB)[4])
+{
+#pragma unroll
+    for (int k = 0; k < P / 16; k++) {
+        uint32_t av[4] = { scale2(xf[k][0], f0, f0), scale2(xf[k][1], f1, f1), scale2(xf[k][2], f0, f0),
+                           scale2(xf[k][3], f1, f1) };
+#pragma unroll
+        for (int j = 0; j < N / 64; j++) {
+            uint32_t bv[4];
+            load_b(bv, dS, N + 8, 16 * k, at.quarter * (N / 4) + 16 * j);
+            mma_pair(dB + 2 * j, av, bv);
+        }
+    }
+}
+
+/* Step 2, dC += e dy S; ENTER[t] = C[t] . this head's part of dC[t] */
+template <int P, int N>
+__device__ __forceinline__ void tiles_queries(const struct tiles_place &at, const bf16 *dY, const bf16 *S, const bf16 *C,
+                                              float e0, float e1, float (*dC)[4], float *sums)
+{
+    uint32_t av[P / 16][4];
+    float into[2] = {};
+
+#pragma unroll
+    for (int k = 0; k < P / 16; k++) {
+        load_a(av[k], dY, P + 8, 16 * at.strip, 16 * k);
+        av[k][0] = scale2(av[k][0], e0, e0);
+        av[k][1] = scale2(av[k][1], e1, e1);
+        av[k][2] = scale2(av[k][2], e0, e0);
+        av[k][3] = scale2(av[k][3], e1, e1);
+    }
+#pragma unroll
+    for (int j = 0; j < N / 64; j++) {
+        int col = at.quarter * (N / 4) + 16 * j;
+        float own[2][4] = {};
+#pragma unroll
+        for (int k = 0; k < P / 16; k++) {
+            uint32_t bv[4];
+            load_b(bv, S, N + 8, 16 * k, col);
+            mma_pair(own, av[k], bv);
+        }
+#pragma unroll
+        for (int i = 0; i < 2; i++)
+#pragma unroll
+            for (int r = 0; r < 2; r++) {
+                uint32_t v = two_at(C + (at.s0 + 8 * r) * (N + 8) + col + 8 * i + 2 * at.t);
+                into[r] += unpack_lo(v) * own[i][2 * r] + unpack_hi(v) * own[i][2 * r + 1];
+                dC[2 * j + i][2 * r] += own[i][2 * r];
+                dC[2 * j + i][2 * r + 1] += own[i][2 * r + 1];
+            }
+    }
+    tiles_sum(at, sums, ENTER, into[0], into[1]);
+}
+
+/* Step 2, dx (so far) = tail B dS; LEAVE[s] = dt[s] tail[s] x[s] . B dS */
+template <int P, int N>
+__device__ __forceinline__ void tiles_leave(const struct tiles_place &at, const bf16 *X, const bf16 *dS, const bf16 *B,
+                                            const float *tail, const float *dt, float (*dx)[2][4], float *sums)
+{
+    float past[2] = {};
+
+#pragma unroll
+    for (int k = 0; k < N / 16; k++) {
+        uint32_t av[4], bv[4];
+        load_a(av, B, N + 8, 16 * at.strip, 16 * k);
+#pragma unroll
+        for (int j = 0; j < tiles_shape<P, N>::PAIRS_P; j++) {
+            int pair = 4 * j + at.quarter;
+            if (pair < P / 16) {
+                load_b_trans(bv, dS, N + 8, 16 * pair, 16 * k);
+                mma_pair(dx[j], av, bv);
+            }
+        }
+    }
+#pragma unroll
+    for (int j = 0; j < tiles_shape<P, N>::PAIRS_P; j++) {
+        int pair = 4 * j + at.quarter;
+#pragma unroll
+        for (int i = 0; i < 4 && pair < P / 16; i++) {
+            int r = i % 2;
+            uint32_t v = two_at(X + (at.s0 + 8 * r) * (P + 8) + 16 * pair + i / 2 * 8 + 2 * at.t);
+            float *d = dx[j][i / 2] + 2 * r;
+            d[0] *= tail[r];
+            d[1] *= tail[r];
+            past[r] += unpack_lo(v) * d[0] + unpack_hi(v) * d[1];
+        }
+    }
+    tiles_sum(at, sums, LEAVE, dt[0] * past[0], dt[1] * past[1]);
+}
+
+/* Step 3. */
+template <int P, int N>
+__device__ __forceinline__ void tiles_dx(const struct ssd_bwd &c, const struct tiles_place &at, int64_t h, const bf16 *X,
+                                         const bf16 *dY, const bf16 *M, const float *dt, float (*dx)[2][4], float *sums)
+{
+    float D = ((const float *)c.a.D.data)[h], gdt[2] = {};
+
+    for (int k = at.strip; k < 4; k++) {
+        uint32_t av[4], bv[4];
+        load_a(av, M, tiles_shape<P, N>::LDM, 16 * at.strip, 16 * k);
+#pragma unroll
+        for (int j = 0; j < tiles_shape<P, N>::PAIRS_P; j++) {
+            int pair = 4 * j + at.quarter;
+            if (pair < P / 16) {
+                load_b(bv, dY, P + 8, 16 * k, 16 * pair);
+                mma_pair(dx[j], av, bv);
+            }
+        }
+    }
+#pragma unroll
+    for (int j = 0; j < tiles_shape<P, N>::PAIRS_P; j++) {
+        int pair = 4 * j + at.quarter;
+        if (pair >= P / 16)
+            break;
+#pragma unroll
+        for (int i = 0; i < 4; i++) {
+            int r = i % 2, where = (at.s0 + 8 * r) * (P + 8) + 16 * pair + i / 2 * 8 + 2 * at.t;
+            uint32_t x = two_at(X + where), dy = two_at(dY + where);
+            float *d = dx[j][i / 2] + 2 * r;
+            gdt[r] += unpack_lo(x) * d[0] + unpack_hi(x) * d[1];
+            d[0] = dt[r] * d[0] + D * unpack_lo(dy);
+            d[1] = dt[r] * d[1] + D * unpack_hi(dy);
+        }
+#pragma unroll
+        for (int r = 0; r < 2; r++)
+            store_pair((bf16 *)c.a.dx.data + (at.row + at.s0 + 8 * r) * c.a.dx.ld + h * P + 16 * pair,
+                       at.s0 + 8 * r < at.n, dx[j], r);
+    }
+    tiles_sum(at, sums, GDT, gdt[0], gdt[1]);
+}
+
+/* Adds up the quarters' sums of a head, and leaves them in its record. */
+__device__ __forceinline__ void tiles_leave_sums(const struct ssd_bwd &c, const struct tiles_place &at, int64_t h,
+                                                 const float *sums)
+{
+    int what = threadIdx.x / SSD_TILE, r = threadIdx.x % SSD_TILE, own = r / 16;
+    float *z = ssd_record(c, at.b, at.k, h), v = 0;
+    const float *from = sums + r;
+
+    if (what == 0) {
+        for (int i = 0; i < 4; i++) {
+            v += from[(ENTER * 4 + i) * SSD_TILE];
+            v += i <= own ? from[(LATER * 4 + i) * SSD_TILE] : 0.0f;
+            v -= i >= own ? from[(EARLIER * 4 + i) * SSD_TILE] : 0.0f;
+        }
+        for (int i = 0; i < 16 && r == SSD_TILE - 1; i++) /* through: before every token */
+            v += sums[5 * 4 * SSD_TILE + SSD_TILE + i];
+        z[DECAY * SSD_TILE + r] = v;
+    } else if (what < 3) {
+        for (int i = 0; i < 4; i++)
+            v += from[((what == 1 ? LEAVE : GDT) * 4 + i) * SSD_TILE];
+        z[(what == 1 ? PAST : DIRECT) * SSD_TILE + r] = v;
+    } else if (what == 3) {
+        z[SKIP * SSD_TILE + r] = sums[5 * 4 * SSD_TILE + r];
+    }
+}
+
+/* The warp's part of keep <S, dS>. */
+template <int P, int N>
+__device__ __forceinline__ void tiles_through(const bf16 *S, const bf16 *dS, float keep, float *sums)
+{
+    float v = 0;
+
+    if (keep != 0.0f) {
+        for (int i = threadIdx.x; i < P * N / 8; i += 512) {
+            int at = i / (N / 8) * (N + 8) + i % (N / 8) * 8;
+            uint4 x = *(const uint4 *)(S + at), y = *(const uint4 *)(dS + at);
+            v += unpack_lo(x.x) * unpack_lo(y.x) + unpack_hi(x.x) * unpack_hi(y.x);
+            v += unpack_lo(x.y) * unpack_lo(y.y) + unpack_hi(x.y) * unpack_hi(y.y);
+            v += unpack_lo(x.z) * unpack_lo(y.z) + unpack_hi(x.z) * unpack_hi(y.z);
+            v += unpack_lo(x.w) * unpack_lo(y.w) + unpack_hi(x.w) * unpack_hi(y.w);
+        }
+        v = keep * warp_sum(v);
+    }
+    if (threadIdx.x % 32 == 0)
+        sums[5 * 4 * SSD_TILE + SSD_TILE + threadIdx.x / 32] = v;
+}
+
+/* After the heads: dC += dCB B, dB += dCB^T C; M: room for dCB^T. */
+template <int P, int N>
+__device__ __forceinline__ void tiles_shared_scores(const struct tiles_place &at, const float dcb[2][4], bf16 *M, const bf16 *B,
+                                                    const bf16 *C, float (*dB)[4], float (*dC)[4])
+{
+    enum { LDM = tiles_shape<P, N>::LDM };
+    uint32_t av[4], bv[4];
+
+    __syncthreads();
+#pragma unroll
+    for (int i = 0; i < 4; i++)
+        *(uint32_t *)(M + (at.s0 + i % 2 * 8) * LDM + 16 * at.quarter + i / 2 * 8 + 2 * at.t) =
+            pack2(dcb[i / 2][i % 2 * 2], dcb[i / 2][i % 2 * 2 + 1]);
+    __syncthreads();
+    for (int k = 0; k < 4; k++) {
+        if (k >= at.strip)
+            load_a(av, M, LDM, 16 * at.strip, 16 * k);
+#pragma unroll
+        for (int j = 0; j < N / 64 && k >= at.strip; j++) {
+            load_b(bv, C, N + 8, 16 * k, at.quarter * (N / 4) + 16 * j);
+            mma_pair(dB + 2 * j, av, bv);
+        }
+        if (k <= at.strip)
+            load_a_trans(av, M, LDM, 16 * k, 16 * at.strip);
+#pragma unroll
+        for (int j = 0; j < N / 64 && k <= at.strip; j++) {
+            load_b(bv, B, N + 8, 16 * k, at.quarter * (N / 4) + 16 * j);
+            mma_pair(dC + 2 * j, av, bv);
+        }
+    }
+}
+
+/* dB or dC: the slice's part, or with a single slice the result. */
+template <int N>
+__device__ __forceinline__ void tiles_store(const struct ssd_bwd &c, const struct tiles_place &at, int64_t slice,
+                                            const float (*d)[4], float *part, const struct tensor &out)
+{
+    int64_t ld = c.a.G * N, rows = ((slice * c.a.B + at.b) * c.tiles + at.k) * SSD_TILE;
+
+#pragma unroll
+    for (int i = 0; i < N / 32; i++)
+#pragma unroll
+        for (int r = 0; r < 2; r++) {
+            int s = at.s0 + 8 * r;
+            int64_t col = at.g * N + at.quarter * (N / 4) + 8 * i;
+            if (c.slices > 1)
+                *(float2 *)(part + (rows + s) * ld + col + 2 * at.t) = make_float2(d[i][2 * r], d[i][2 * r + 1]);
+            else if (i % 2 == 0)
+                store_pair((bf16 *)out.data + (at.row + s) * out.ld + col, s < at.n, d + i, r);
+        }
+}
+
+/* grid: [B,tiles,G,slices] */
+template <int P, int N> __global__ void __launch_bounds__(512, 1) ssd_bwd_tiles(const struct ssd_bwd c)
+{
+    typedef tiles_shape<P, N> shape;
+    DYNAMIC_SHARED(unsigned char, shared);
+    const struct ssd &a = c.a;
+    int64_t slice = blockIdx.x % c.slices, tile = blockIdx.x / (c.slices * a.G);
+    struct ssd_tile u = ssd_find_tile(a, c.p, c.first + tile % c.tiles);
+    struct tiles_place at;
+    int64_t g = blockIdx.x / c.slices % a.G, h0 = g * c.p.rep + slice * c.heads;
+    int heads = (int)min(c.heads, c.p.rep - slice * c.heads), warp = threadIdx.x / 32, lane = threadIdx.x % 32;
+    bf16 *B = (bf16 *)shared, *C = B + shape::GROUP, *M = C + shape::GROUP;
+    float *sums = (float *)(M + shape::SCORES);
+    int *sees = (int *)(sums + 2 * shape::SUMS);
+    unsigned char *stages = (unsigned char *)(sees + SSD_TILE);
+    float dB[N / 32][4] = {}, dC[N / 32][4] = {}, cb[2][4] = {}, dcb[2][4] = {};
+
+    if (u.n == 0)
+        return;
+    at.b = tile / c.tiles;
+    at.k = tile % c.tiles;
+    at.g = g;
+    at.row = at.b * a.T + u.t0;
+    at.n = u.n;
+    at.strip = warp % 4;
+    at.quarter = warp / 4;
+    at.s0 = 16 * at.strip + lane / 4;
+    at.t = lane % 4;
+    if (threadIdx.x < SSD_TILE)
+        sees[threadIdx.x] = ssd_sees_from(c, at.b, u, threadIdx.x);
+    copy_rows<N>(B, shape::LDN, (const bf16 *)a.Bm.data + at.row * a.Bm.ld + at.g * N, a.Bm.ld, u.n, SSD_TILE);
+    copy_rows<N>(C, shape::LDN, (const bf16 *)a.Cm.data + at.row * a.Cm.ld + at.g * N, a.Cm.ld, u.n, SSD_TILE);
+    tiles_copy<P, N>(c, at, stages, h0);
+    for (int i = 0; i < heads; i++) {
+        int64_t h = h0 + i;
+        const bf16 *X = (const bf16 *)(stages + i % shape::STAGES * shape::STAGE), *dY = X + shape::TOKENS;
+        const bf16 *S = dY + shape::TOKENS, *dS = S + shape::STATE;
+        const float *z = (const float *)(dS + shape::STATE);
+        float *own = sums + i % 2 * shape::SUMS;
+        float dx[shape::PAIRS_P][2][4] = {};
+
+        if (shape::STAGES == 1 && i > 0) {
+            __syncthreads();
+            tiles_copy<P, N>(c, at, stages, h);
+        }
+        copy_async_wait<0>();
+        __syncthreads();
+        if (shape::STAGES == 2 && i + 1 < heads)
+            tiles_copy<P, N>(c, at, stages + (i + 1) % 2 * shape::STAGE, h + 1);
+        if (i > 0)
+            tiles_leave_sums(c, at, h - 1, sums + (i + 1) % 2 * shape::SUMS);
+        if (i == 0 && at.quarter >= at.strip)
+            for (int k = 0; k < N / 16; k++) {
+                uint32_t av[4], bv[4];
+                load_a(av, B, shape::LDN, 16 * at.strip, 16 * k);
+                load_b_trans(bv, C, shape::LDN, 16 * at.quarter, 16 * k);
+                mma_pair(cb, av, bv);
+            }
+        const float dt[2] = { z[DT * SSD_TILE + at.s0], z[DT * SSD_TILE + at.s0 + 8] };
+        const float tail[2] = { z[TAIL * SSD_TILE + at.s0], z[TAIL * SSD_TILE + at.s0 + 8] };
+        uint32_t xf[P / 16][4];
+#pragma unroll
+        for (int k = 0; k < P / 16; k++)
+            load_a(xf[k], X, shape::LDP, 16 * at.strip, 16 * k);
+        if (at.quarter >= at.strip)
+            tiles_scores<P>(at, xf, dY, z, sees, cb, dcb, M, shape::LDM, own);
+        tiles_keys<P, N>(at, xf, dS, dt[0] * tail[0], dt[1] * tail[1], dB);
+        tiles_queries<P, N>(at, dY, S, C, z[IN * SSD_TILE + at.s0], z[IN * SSD_TILE + at.s0 + 8], dC, own);
+        tiles_leave<P, N>(at, X, dS, B, tail, dt, dx, own);
+        tiles_through<P, N>(S, dS, z[IN * SSD_TILE + SSD_TILE - 1], own);
+        __syncthreads();
+        tiles_dx<P, N>(c, at, h, X, dY, M, dt, dx, own);
+    }
+    tiles_shared_scores<P, N>(at, dcb, M, B, C, dB, dC);
+    tiles_leave_sums(c, at, h0 + heads - 1, sums + (heads + 1) % 2 * shape::SUMS);
+    tiles_store<N>(c, at, slice, dB, c.dB, a.dBm);
+    tiles_store<N>(c, at, slice, dC, c.dC, a.dCm);
+}
+
+#endif
