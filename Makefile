@@ -184,7 +184,7 @@ $O/cuda/%.o: kernels/%.cu $O/cudaflags
 $O/cuda/host/%.o: kernels/cuda/%.c $O/cudaflags
 	@mkdir -p $(@D)
 	$Q$(CC) $(CUDA_C) -isystem $(CUDA_HOME)/include -MMD -MP -c -o $@ $<
-$O/lib/libssmcuda.so: $(CUDA_SRC:kernels/%.cu=$O/cuda/%.o) $(patsubst %,$O/cuda/host/%.o,memory gemm links open)
+$O/lib/libssmcuda.so: $(CUDA_SRC:kernels/%.cu=$O/cuda/%.o) $(patsubst %,$O/cuda/host/%.o,memory gemm links open absent)
 	@mkdir -p $(@D)
 	$Q$(CXX) -shared -Wl,--exclude-libs$(comma)ALL -Wl,--no-undefined -o $@ $^ -L$(CUDA_HOME)/lib64 -lcublasLt -lcudart_static -lpthread -lrt -ldl -lm
 
@@ -197,7 +197,7 @@ $O/emulated/%.o: kernels/%.cc $O/emuflags
 $O/emulated/host/%.o: kernels/cuda/%.c $O/emuflags
 	@mkdir -p $(@D)
 	$Q$(CC) $(CUDA_C) -DSSM_EMULATE -MMD -MP -c -o $@ $<
-$(EMULATED): $(CUDA_SRC:kernels/%.cu=$O/emulated/%.o) $O/emulated/emulate.o $(patsubst %,$O/emulated/host/%.o,memory gemm_emulated open)
+$(EMULATED): $(CUDA_SRC:kernels/%.cu=$O/emulated/%.o) $O/emulated/emulate.o $(patsubst %,$O/emulated/host/%.o,memory gemm_emulated open absent)
 	@mkdir -p $(@D)
 	$Q$(CXX) -shared -fopenmp $(if $(filter 1,$(SAN)),-fsanitize=address$(comma)undefined) -o $@ $^ -lm
 
