@@ -13,6 +13,7 @@
 #   SAN=1              AddressSanitizer and UndefinedBehaviorSanitizer
 #   MATMUL=dnnl|cblas  the library behind matrix products on the CPU
 #   CUDA=0|1           device code; detected by nvcc
+#   CUDNN_FRONTEND=DIR cuDNN's header-only front end, for attention by cuDNN; detected beside CUDA
 #   SENTENCEPIECE=0|1  its model files as tokenizers; detected by pkg-config and g++
 #   V=1                print commands;  O=DIR build elsewhere;  PREFIX= DESTDIR= for install
 
@@ -171,11 +172,14 @@ $O/lib/libh5zstd.so: common/io/h5zstd_plugin.c $O/cflags
 # ---- the CUDA backend ----
 # Compiled ahead of time for Hopper alone (sm_90a); other GPUs are refused at start.
 NVCC := nvcc
+# Attention by cuDNN wants the header-only front end (github.com/NVIDIA/cudnn-frontend, on PyPI nvidia-cudnn-frontend) and cudnn.h.
+CUDNN_FRONTEND ?= $(firstword $(dir $(wildcard $(CUDA_HOME)/include/cudnn_frontend.h /usr/local/include/cudnn_frontend.h /usr/include/cudnn_frontend.h)))
+CUDA_HOST := memory gemm links open $(if $(CUDNN_FRONTEND),cudnn)
 NVCC_C = -std=c++17 -O3 -lineinfo -gencode=arch=compute_90a,code=sm_90a -Xcompiler -fPIC$(comma)-fvisibility=hidden -I. -Ikernels
 CUDA_C = -std=c11 -D_POSIX_C_SOURCE=200809L -fPIC -fvisibility=hidden -fopenmp $(KOPT_$(VARIANT)) $(WARN) $(EXTRA_CFLAGS) -I. -Ikernels
 EMULATED_CXX = -x c++ -std=c++17 -DSSM_EMULATE -fPIC -fvisibility=hidden -Wall -Wextra -Wno-unknown-pragmas $(KOPT_$(VARIANT)) \
         $(if $(filter 1,$(WERROR)),-Werror) $(EXTRA_CFLAGS) -I. -Ikernels
-$(eval $(call stamp,cudaflags,$$(NVCC) $$(NVCC_C) $$(CUDA_C) $$(CUDA_HOME)))
+$(eval $(call stamp,cudaflags,$$(NVCC) $$(NVCC_C) $$(CUDA_C) $$(CUDA_HOME) $$(CUDNN_FRONTEND)))
 $(eval $(call stamp,emuflags,$$(CXX) $$(EMULATED_CXX) $$(CUDA_C)))
 
 $O/cuda/%.o: kernels/%.cu $O/cudaflags
@@ -183,8 +187,11 @@ $O/cuda/%.o: kernels/%.cu $O/cudaflags
 	$Q$(NVCC) $(NVCC_C) -MMD -MP -c -o $@ $<
 $O/cuda/host/%.o: kernels/cuda/%.c $O/cudaflags
 	@mkdir -p $(@D)
-	$Q$(CC) $(CUDA_C) -isystem $(CUDA_HOME)/include -MMD -MP -c -o $@ $<
-$O/lib/libssmcuda.so: $(CUDA_SRC:kernels/%.cu=$O/cuda/%.o) $(patsubst %,$O/cuda/host/%.o,memory gemm links open absent)
+	$Q$(CC) $(CUDA_C) $(if $(CUDNN_FRONTEND),-DSSM_CUDNN) -isystem $(CUDA_HOME)/include -MMD -MP -c -o $@ $<
+$O/cuda/host/%.o: kernels/cuda/%.cc $O/cudaflags
+	@mkdir -p $(@D)
+	$Q$(CXX) -std=c++17 -O2 -fPIC -fvisibility=hidden -Wall -I. -Ikernels -isystem $(CUDNN_FRONTEND) -isystem $(CUDA_HOME)/include -MMD -MP -c -o $@ $<
+$O/lib/libssmcuda.so: $(CUDA_SRC:kernels/%.cu=$O/cuda/%.o) $(CUDA_HOST:%=$O/cuda/host/%.o) $O/cuda/host/absent.o
 	@mkdir -p $(@D)
 	$Q$(CXX) -shared -Wl,--exclude-libs$(comma)ALL -Wl,--no-undefined -o $@ $^ -L$(CUDA_HOME)/lib64 -lcublasLt -lcudart_static -lpthread -lrt -ldl -lm
 
@@ -211,7 +218,7 @@ info:
 	@echo 'matmul    $(MATMUL)   (MATMUL=dnnl|cblas)'
 	@for p in $(PKG); do printf '%-9s %s\n' $$p "$$(pkg-config --modversion $$p 2>/dev/null || echo missing: make deps)"; done
 	@echo 'sentencepiece $(if $(filter 1,$(SENTENCEPIECE)),$(shell pkg-config --modversion sentencepiece 2>/dev/null || echo missing: make deps),off)   (SENTENCEPIECE=$(SENTENCEPIECE))'
-	@echo 'cuda      $(if $(filter 1,$(CUDA)),$(shell nvcc --version 2>/dev/null | sed -n 's/.*release \([0-9.]*\).*/toolkit \1/p'); Hopper (sm_90a),off)   (CUDA=$(CUDA))'
+	@echo 'cuda      $(if $(filter 1,$(CUDA)),$(shell nvcc --version 2>/dev/null | sed -n 's/.*release \([0-9.]*\).*/toolkit \1/p'); Hopper (sm_90a); attention by $(if $(CUDNN_FRONTEND),cuDNN and )our own,off)   (CUDA=$(CUDA))'
 
 # ---- what people and CI run ----
 deps:

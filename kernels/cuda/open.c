@@ -16,6 +16,9 @@
 #ifndef SSM_EMULATE
 #include "links.h"
 #endif
+#ifdef SSM_CUDNN
+#include "cudnn.h"
+#endif
 
 static char reason[512];
 static struct device_info about;
@@ -29,6 +32,25 @@ static void info(struct device_info *d)
     d->memory_free = (int64_t)left;
     d->memory_total = (int64_t)total;
 #endif
+}
+
+/* cuDNN's attention where it serves the call, else ours. */
+static void attn_fwd(const struct attn *a)
+{
+#ifdef SSM_CUDNN
+    if (cudnn_attn_fwd(a))
+        return;
+#endif
+    cuda_attn_fwd(a);
+}
+
+static void attn_bwd(const struct attn *a)
+{
+#ifdef SSM_CUDNN
+    if (cudnn_attn_bwd(a))
+        return;
+#endif
+    cuda_attn_bwd(a);
 }
 
 static struct backend table = {
@@ -75,8 +97,8 @@ static struct backend table = {
     .rglru_step = cuda_rglru_step,
     .rope = cuda_rope,
     .attn_work = cuda_attn_work,
-    .attn_fwd = cuda_attn_fwd,
-    .attn_bwd = cuda_attn_bwd,
+    .attn_fwd = attn_fwd,
+    .attn_bwd = attn_bwd,
     .attn_step = cuda_attn_step,
     .act_fwd = cuda_act_fwd,
     .act_bwd = cuda_act_bwd,
@@ -195,6 +217,9 @@ static bool take_gpu(const struct device_options *o, bool *absent)
         return false;
     }
     table.links = links_begin();
+#ifdef SSM_CUDNN
+    cudnn_begin();
+#endif
     return true;
 }
 
