@@ -110,7 +110,7 @@ static void golden(void **state)
         fail_msg("%s", err_last());
     const struct config *c = import_config(im);
     const struct params *ps = import_params(im);
-    struct net *n = net_create(c, backend_cpu(), false);
+    struct net *n = net_create(c, backend_cpu(), (struct precision){ F32, F32 }, false);
     for (size_t i = 0; i < ps->n; i++)
         assert_int_equal(import_try_rows(im, i, 0, ps->p[i].shape[0], n->weights + ps->p[i].offset), 0);
     assert_true(c->vocab <= a.V);

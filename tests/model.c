@@ -16,104 +16,7 @@
 
 #include "common/base/err.h"
 #include "common/base/rng.h"
-#include "common/model/net.h"
-
-/* Options that a family brings with it; PLAIN: RMSNorm, no biases, no positions. */
-enum flavour { PLAIN, TIED, GPT, GRIFFIN, BIASED };
-
-/* Every layer kind, odd sizes, groups and shared keys, chunks and windows that do not divide the sequence. */
-static struct config small(const char *pattern, enum flavour flavour)
-{
-    struct config c;
-    struct opt rows[CONFIG_ROWS + 1];
-    config_table(&c, rows);
-    c.pattern = pattern;
-    c.d_model = 20;
-    c.vocab = 37;
-    c.tied = flavour == TIED || flavour == GRIFFIN;
-    c.n_heads = 6;
-    c.headdim = 7;
-    c.n_groups = 2;
-    c.d_state = 9;
-    c.chunk = 8;
-    c.d_inner = 30;
-    c.dt_rank = 3;
-    c.lru_width = 28;
-    c.lru_blocks = 4;
-    c.attn_heads = 4;
-    c.attn_kv_heads = 2;
-    c.attn_headdim = 6;
-    c.window = 7;
-    c.d_ff = 33;
-    c.init_std = 0.4;
-    if (flavour == GPT) {
-        c.norm = CONFIG_NORM_LAYER1P;
-        c.rotary_dim = 4;
-        c.mlp_gated = true;
-        c.activation = ACT_SILU;
-    }
-    if (flavour == GRIFFIN) {
-        c.norm = CONFIG_NORM_RMS1P;
-        c.rotary_dim = 6;
-        c.rope_base = 100;
-        c.embed_scale = 4.5;
-        c.softcap = 5;
-        c.attn_softcap = 3;
-        c.mixer_bias = c.attn_out_bias = c.mlp_bias = c.mlp_gated = true;
-        c.activation = ACT_GELU_TANH;
-        c.init = CONFIG_INIT_LECUN;
-    }
-    if (flavour == BIASED) {
-        c.norm = CONFIG_NORM_LAYER;
-        c.mixer_bias = c.attn_bias = c.attn_out_bias = c.mlp_bias = true;
-        c.conv_bias = false;
-        c.activation = ACT_RELU2;
-        c.dt_min = 0.004;
-        c.dt_max = 0.09;
-    }
-    assert_int_equal(config_try_check(&c), 0);
-    return c;
-}
-
-/* What begins at a constant would hide mistakes: norms and biases get noise. */
-static void init(struct net *n, uint64_t seed)
-{
-    net_init(n, seed);
-    for (size_t i = 0; i < n->ps.n; i++) {
-        const struct param *p = &n->ps.p[i];
-        if (p->init == INIT_CONST)
-            for (int64_t k = 0; k < p->count; k++)
-                n->weights[p->offset + k] += 0.3f * (float)rng_normal(seed, 1000 + i, (uint64_t)k);
-    }
-}
-
-/* Models of every family, as patterns of sub-layers. */
-static const struct {
-    const char *pattern;
-    enum flavour flavour;
-} families[] = { { "MM*-M--", PLAIN }, { "SS", TIED },     { "*-*-", GPT },   { "R-R-L-", GRIFFIN },
-                 { "S-L*R", PLAIN },   { "M*S-R-L", BIASED } };
-enum { FAMILIES = sizeof families / sizeof *families };
-
-enum { B = 2, T = 29, M = B * T };
-
-static void random_batch(uint64_t seed, int32_t *ids, int32_t *targets)
-{
-    for (int i = 0; i < M; i++) {
-        ids[i] = (int32_t)(rng_u64(seed, 1, (uint64_t)i) % 37);
-        targets[i] = (int32_t)(rng_u64(seed, 2, (uint64_t)i) % 37);
-    }
-    targets[5] = -1;
-}
-
-/* Documents that begin at some positions of each row; the first began before the row. */
-static void some_documents(int32_t *start)
-{
-    for (int i = 0; i < M; i++) {
-        int t = i % T;
-        start[i] = i < T ? (t < 11 ? -1 : t < 12 ? 11 : 12) : (t < 16 ? 0 : 16);
-    }
-}
+#include "model.h"
 
 static double sum(const float *x, int n)
 {
@@ -129,7 +32,7 @@ static void check_gradients(const char *pattern, enum flavour flavour)
 {
     struct config c = small(pattern, flavour);
     const struct backend *be = backend_cpu();
-    struct net *n = net_create(&c, be, true);
+    struct net *n = net_create(&c, be, fp32, true);
     struct net_ctx *train = net_ctx_create(n, B, T, true, RECOMPUTE_NONE, 0);
     struct net_ctx *eval = net_ctx_create(n, B, T, false, RECOMPUTE_NONE, 0);
     int32_t ids[M], targets[M], start[M];
@@ -200,7 +103,7 @@ static void check_recompute(int f)
     some_documents(start);
     struct batch b = { .B = B, .T = T, .ids = ids, .targets = targets, .start = start };
     for (int k = 0; k < 2; k++) {
-        n[k] = net_create(&c, backend_cpu(), true);
+        n[k] = net_create(&c, backend_cpu(), fp32, true);
         init(n[k], 3);
         struct net_ctx *x = net_ctx_create(n[k], B, T, true, k ? RECOMPUTE_FULL : RECOMPUTE_NONE, 0);
         net_train(x, &b, NULL, NULL, loss[k]);
@@ -208,8 +111,8 @@ static void check_recompute(int f)
     }
     assert_memory_equal(loss[0], loss[1], sizeof loss[0]);
     assert_memory_equal(n[0]->grads, n[1]->grads, (size_t)n[0]->ps.slab * sizeof(float));
-    struct net_memory none = net_memory(&c, backend_cpu(), B, T, true, RECOMPUTE_NONE);
-    struct net_memory full = net_memory(&c, backend_cpu(), B, T, true, RECOMPUTE_FULL);
+    struct net_memory none = net_memory(&c, backend_cpu(), fp32, B, T, true, RECOMPUTE_NONE);
+    struct net_memory full = net_memory(&c, backend_cpu(), fp32, B, T, true, RECOMPUTE_FULL);
     assert_true(full.saved * 3 < none.saved * 2);
     net_free(n[0]);
     net_free(n[1]);
@@ -226,7 +129,7 @@ static void recompute(void **state)
 static void check_packed(int f)
 {
     struct config c = small(families[f].pattern, families[f].flavour);
-    struct net *n = net_create(&c, backend_cpu(), true);
+    struct net *n = net_create(&c, backend_cpu(), fp32, true);
     struct net_ctx *x = net_ctx_create(n, 1, T, false, RECOMPUTE_NONE, 0);
     int32_t ids[M], targets[M], start[T];
     float whole[T], part[T];
@@ -267,7 +170,7 @@ static void logits_after(struct net *n, struct net_ctx *x, const int32_t *ids, c
 static void check_decode(int f)
 {
     struct config c = small(families[f].pattern, families[f].flavour);
-    struct net *n = net_create(&c, backend_cpu(), true);
+    struct net *n = net_create(&c, backend_cpu(), fp32, true);
     struct net_ctx *x = net_ctx_create(n, 1, T, false, RECOMPUTE_NONE, T + 3);
     int32_t ids[M], targets[M];
     int each[T + 1], pieces[] = { 0, 1, 3, 4, 20, T }, once[] = { 0, T };
@@ -304,7 +207,7 @@ static void check_rows(int f)
     enum { R = 3 };
     static const int64_t begin[R] = { 4, 1, 9 };
     struct config c = small(families[f].pattern, families[f].flavour);
-    struct net *n = net_create(&c, backend_cpu(), false);
+    struct net *n = net_create(&c, backend_cpu(), fp32, false);
     struct net_ctx *one = net_ctx_create(n, 1, T, false, RECOMPUTE_NONE, T), *all = net_ctx_create(n, R, 1, false, RECOMPUTE_NONE, T);
     struct net_state *alone[R], *rows = net_state_create(n, R, T);
     int32_t ids[M], targets[M];
@@ -341,7 +244,7 @@ static void check_rows(int f)
 static void check_score(int f)
 {
     struct config c = small(families[f].pattern, families[f].flavour);
-    struct net *n = net_create(&c, backend_cpu(), false);
+    struct net *n = net_create(&c, backend_cpu(), fp32, false);
     struct net_ctx *x = net_ctx_create(n, B, T, false, RECOMPUTE_NONE, T);
     int32_t ids[M], targets[M], start[M];
     float loss[M], logits[37];
@@ -391,7 +294,7 @@ static void scores(void **state)
 static void check_stream(const char *pattern, enum flavour flavour)
 {
     struct config c = small(pattern, flavour);
-    struct net *n = net_create(&c, backend_cpu(), true);
+    struct net *n = net_create(&c, backend_cpu(), fp32, true);
     struct net_ctx *x = net_ctx_create(n, 1, T, true, RECOMPUTE_FULL, 0);
     struct net_state *s[2] = { net_state_create(n, 1, 0), net_state_create(n, 1, 0) };
     int32_t ids[M], targets[M], start[T];
@@ -436,7 +339,7 @@ static void chunks(void **state)
     for (int k = 0; k < 3; k++) {
         struct config c = small("MSM", TIED);
         c.chunk = k == 0 ? 1 : k == 1 ? 5 : 64;
-        struct net *n = net_create(&c, backend_cpu(), true);
+        struct net *n = net_create(&c, backend_cpu(), fp32, true);
         struct net_ctx *x = net_ctx_create(n, B, T, false, RECOMPUTE_NONE, 0);
         init(n, 8);
         net_loss(x, &(struct batch){ B, T, ids, targets, NULL }, NULL, loss[k]);
@@ -506,8 +409,8 @@ static void scratch(void **state)
                     for (int more = 0; more < 2; more++) { /* one sequence more, a longer one */
                         if (more && k + 1 == sizeof lengths / sizeof *lengths)
                             continue;
-                        int64_t less = net_memory(&c, backend_cpu(), rows, lengths[k], train, 0).work;
-                        int64_t most = net_memory(&c, backend_cpu(), rows + !more, lengths[k + more], train, 0).work;
+                        int64_t less = net_memory(&c, backend_cpu(), fp32, rows, lengths[k], train, 0).work;
+                        int64_t most = net_memory(&c, backend_cpu(), fp32, rows + !more, lengths[k + more], train, 0).work;
                         if (less > most)
                             fail_msg("%s, %d x %d: %lld bytes, more than the %lld of a larger batch", c.pattern,
                                      (int)rows, (int)lengths[k], (long long)less, (long long)most);

@@ -19,6 +19,7 @@
 #include "common/eval/prompts.h"
 #include "common/eval/synth.h"
 #include "common/eval/tasks.h"
+#include "common/model/placement.h"
 #include "common/model/score.h"
 #include "common/model/weights.h"
 #include "common/text/tokenizer.h"
@@ -29,9 +30,11 @@ static struct {
     const char *prompt, *prompt_file, *prompts, *tokenizer, *stop, *output, *synth_tokenizer;
     bool past_end, no_mask, bos, log_samples, force;
     int synth_as;
+    struct placement_options place;
 } o = { .seq_len = 1024, .task_len = 2048, .batch = 4, .tokens = 256, .temperature = 0.8, .top_p = 1, .penalty = 1,
         .seed = 1, .bootstrap = 100000, .length = 1024, .count = 100, .shots = 2, .synth_tokenizer = "bytes" };
 
+#define OPT_PLACE OPT_DEVICE(&o.place.device), OPT_PRECISION(&o.place.precision)
 #define OPT_THREADS OPT_INT(0, "threads", "N", &o.threads, 0, 4096, "a rank; 0: OMP_NUM_THREADS, or the cores shared by the ranks")
 
 static struct opt ppl_options[] = {
@@ -40,6 +43,7 @@ static struct opt ppl_options[] = {
     OPT_INT(0, "batch", "N", &o.batch, 1, 1 << 20, "windows at a time"),
     OPT_INT(0, "limit", "N", &o.limit, 0, 1e15, "score the first N tokens only; 0: all"),
     OPT_FLAG(0, "no-mask", &o.no_mask, "packed sets: score every token, not those alone that count as targets"),
+    OPT_PLACE,
     OPT_THREADS,
     OPT_END,
 };
@@ -59,6 +63,7 @@ static struct opt generate_options[] = {
     OPT_STR(0, "stop", "TEXT", &o.stop, "end before this text, or any of a JSON list of texts"),
     OPT_INT(0, "seed", "N", &o.seed, 0, OPT_MAX_INT, "of the draw"),
     OPT_FLAG(0, "past-end", &o.past_end, "go on with another document when one ends"),
+    OPT_PLACE,
     OPT_THREADS,
     OPT_END,
 };
@@ -73,6 +78,7 @@ static struct opt tasks_options[] = {
     OPT_STR('o', "output", "DIR", &o.output, "write DIR/results.json, as lm-evaluation-harness does"),
     OPT_FLAG(0, "log-samples", &o.log_samples, "and DIR/samples_TASK.jsonl, what was asked and answered"),
     OPT_FLAG('f', "force", &o.force, "replace files that exist"),
+    OPT_PLACE,
     OPT_THREADS,
     OPT_END,
 };
@@ -93,13 +99,15 @@ static struct opt synth_options[] = {
 /* Collective. */
 static struct net *load_model(const char *path)
 {
+    const struct placement where = placement_open(comm_world(), &o.place);
     struct ckpt *c = weights_open(comm_world(), path, true);
     struct config config;
     if (config_try_from_attrs(&config, ckpt_config(c)) < 0)
         die("'%s': %s", ckpt_dir(c), err_last());
     threads_set((int)o.threads, comm_local_size());
-    struct net *n = net_create(&config, backend_cpu(), false);
+    struct net *n = net_create(&config, where.be, where.precision, false);
     weights_load(n, c, "model", n->weights);
+    net_refresh_half(n);
     ckpt_close(c);
     return n;
 }

@@ -17,6 +17,7 @@
 #include "common/dist/comm.h"
 #include "common/io/rundir.h"
 #include "common/model/net.h"
+#include "common/model/placement.h"
 #include "common/train/checkpoints.h"
 #include "common/train/data.h"
 #include "common/train/deadline.h"
@@ -39,6 +40,7 @@ static struct {
         time_limit, hang_limit;
     int schedule, style, order, recompute, sync, on_spike;
     bool dry, keep_optimizer, tensorboard;
+    struct placement_options place;
 } o = { .steps = 1000,
         .batch = 8,
         .seq_len = 1024,
@@ -125,6 +127,9 @@ static struct opt options[] = {
     OPT_INT(0, "log-every", "N", &o.log_every, 1, 1e9, "seconds between lines when there is no terminal"),
     OPT_INT(0, "slowest-every", "N", &o.slowest_every, 0, 1e12,
             "steps between lines that tell which of several ranks is the slowest; 0: none"),
+    OPT_DEVICE(&o.place.device),
+    OPT_PRECISION(&o.place.precision),
+    OPT_RESIDUAL(&o.place.residual),
     OPT_INT(0, "threads", "N", &o.threads, 0, 4096,
             "a rank; 0: OMP_NUM_THREADS, or the cores shared by the ranks"),
     OPT_FLAG('n', "dry-run", &o.dry, "print shapes, parameters, FLOPs and memory, and end"),
@@ -261,11 +266,11 @@ static void complete_model(struct config *c, const struct ckpt *base, const stru
     }
 }
 
-static void print_plan(const struct config *c, const struct backend *be, const struct trainer_options *to,
+static void print_plan(const struct config *c, const struct placement *where, const struct trainer_options *to,
                        const struct length *length, int ranks, bool looks, const struct data *data)
 {
     struct order order;
-    plan_print(c, be, to, length, ranks, !o.sync, looks);
+    plan_print(c, where, to, length, ranks, !o.sync, looks);
     if (!data->n)
         return;
     order_init(&order, (uint64_t)o.seed, (enum order_mode)o.order, o.seq_len, o.batch, data->sets, data->n);
@@ -315,6 +320,7 @@ static int run(int n_args, char **args)
     struct data data = data_open(o.blend, n_args, args, o.seq_len, (enum order_mode)o.order);
     complete_model(&c, base, &data);
     struct valids valids = valids_open(o.valid, &c, o.seq_len);
+    const struct placement where = placement_open(comm, &o.place);
     struct trainer_options to = { .beta1 = o.beta1,
                                   .beta2 = o.beta2,
                                   .eps = o.eps,
@@ -330,13 +336,13 @@ static int run(int n_args, char **args)
                                   .batch = o.batch,
                                   .seq_len = o.seq_len,
                                   .recompute = (enum recompute)o.recompute,
+                                  .precision = where.precision,
                                   .stream = o.order == ORDER_STREAM };
     plan_check_sizes(&c, &to, &length);
     int threads = threads_set((int)o.threads, comm_local_size());
-    const struct backend *be = backend_cpu();
     if (o.dry) {
         if (comm->rank == 0)
-            print_plan(&c, be, &to, &length, comm->size, valids.n > 0, &data);
+            print_plan(&c, &where, &to, &length, comm->size, valids.n > 0, &data);
         ckpt_close(base);
         data_free(&data);
         valids_free(&valids);
@@ -365,7 +371,7 @@ static int run(int n_args, char **args)
         resume_check_run(from, &c, &k.identity);
     if (comm->rank == 0)
         write_record(k.dir, &c, &data);
-    struct trainer *t = k.t = trainer_create(&c, be, comm, &to);
+    struct trainer *t = k.t = trainer_create(&c, where.be, comm, &to);
     /* Until one is measured: 200 MB/s a rank. */
     deadline.save = (double)t->net->ps.slab * 12 / comm->size / 2e8;
     watch_phase("loading a checkpoint", 0);
@@ -378,9 +384,9 @@ static int run(int n_args, char **args)
     ckpt_close(from);
     ckpt_close(base);
     tell_frozen(t);
-    note(1, "model %s: %lld parameters, %d rank%s x %d thread%s, kernels %s", o.model ? o.model : c.pattern,
+    note(1, "model %s: %lld parameters, %d rank%s x %d thread%s, kernels %s, %s", o.model ? o.model : c.pattern,
          (long long)t->net->ps.count, comm->size, comm->size > 1 ? "s" : "", threads, threads > 1 ? "s" : "",
-         be->variant);
+         where.be->variant, where.name);
 
     const struct run_options ro = { .length = length,
                                     .schedule = schedule,

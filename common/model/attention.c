@@ -38,12 +38,12 @@ static void add_slots(struct slots *ss, const struct config *c, int layer, int64
 {
     int64_t M = B * T, dq = M * width_q(c);
     int64_t dkv = B * (T + (windowed(c, layer) ? c->window - 1 : 0)) * width_kv(c);
-    pre_norm_slots(ss, c, B, T);
+    pre_norm_slots(ss, c, B, T, train);
     slots_add(ss, SLOT_SAVED, "q", dq);
     slots_add(ss, SLOT_SAVED, "k", dkv);
     slots_add(ss, SLOT_SAVED, "v", dkv);
     slots_add(ss, SLOT_SAVED, "out", dq);
-    slots_add(ss, SLOT_SAVED, "lse", M * c->attn_heads);
+    slots_add_f32(ss, SLOT_SAVED, "lse", M * c->attn_heads);
     slots_add(ss, SLOT_SCRATCH, "d_out", train ? dq : 0);
     slots_add(ss, SLOT_SCRATCH, "d_q", train ? dq : 0);
     slots_add(ss, SLOT_SCRATCH, "d_k", train ? dkv : 0);
@@ -68,33 +68,40 @@ static int64_t keys_before(const struct pass *p)
     return cached(p) ? p->pos : 0;
 }
 
+/* Keys or values: where the pass writes and reads them. */
+static struct tensor keys(const struct pass *p, int slot, int carry)
+{
+    struct tensor t = pass_slot(p, slot, width_kv(p->c));
+    if (cached(p))
+        t.data = p->carry_out[carry];
+    return t;
+}
+
 static struct attn attn_op(const struct pass *p)
 {
     const struct config *c = p->c;
-    int64_t dq = width_q(c), dkv = width_kv(c), before = keys_before(p);
+    int64_t dq = width_q(c), before = keys_before(p);
     return (struct attn){ .B = p->B, .T = p->T, .S = before + p->T, .q0 = before,
                           .Smax = cached(p) ? p->room : before + p->T, .Hq = c->attn_heads, .Hkv = c->attn_kv_heads,
                           .hd = c->attn_headdim, .window = windowed(c, p->layer) ? c->window : 0,
                           .scale = 1 / sqrt((double)c->attn_headdim), .softcap = c->attn_softcap, .start = p->start,
-                          .q = tensor_f32(pass_slot(p, QUERY), dq),
-                          .k = tensor_f32(cached(p) ? p->carry_out[CARRY_KEY] : pass_slot(p, KEY), dkv),
-                          .v = tensor_f32(cached(p) ? p->carry_out[CARRY_VALUE] : pass_slot(p, VALUE), dkv),
-                          .o = tensor_f32(pass_slot(p, OUT), dq), .lse = pass_slot(p, LSE), .work = p->work };
+                          .q = pass_slot(p, QUERY, dq), .k = keys(p, KEY, CARRY_KEY), .v = keys(p, VALUE, CARRY_VALUE),
+                          .o = pass_slot(p, OUT, dq), .lse = pass_floats(p, LSE), .work = p->work };
 }
 
 static struct linear linear(const struct pass *p, int w)
 {
     int64_t D = p->c->d_model, dq = width_q(p->c), M = p->B * p->T;
     if (w == O_PROJ)
-        return (struct linear){ .M = M, .in = dq, .out = D, .w = w, .x = pass_slot(p, OUT), .ldx = dq, .ldy = D };
-    return (struct linear){ .M = M, .in = D, .out = dq, .w = w, .x = pass_slot(p, NORMED), .ldx = D,
-                            .y = pass_slot(p, QUERY), .ldy = dq };
+        return (struct linear){ .M = M, .in = dq, .out = D, .w = w, .x = pass_slot(p, OUT, dq) };
+    return (struct linear){ .M = M, .in = D, .out = dq, .w = w, .x = pass_slot(p, NORMED, D),
+                            .y = pass_slot(p, QUERY, dq) };
 }
 
 static size_t work(const struct pass *p)
 {
     /* The scratch must do for the longest sequence of keys: a cache or a window that is full. */
-    static float *nowhere[2];
+    static void *nowhere[2];
     struct pass longest = *p;
     if (windowed(p->c, p->layer) || p->room > 0) {
         longest.carry_in = longest.carry_out = nowhere;
@@ -110,12 +117,12 @@ static size_t work(const struct pass *p)
 }
 
 /* Rotates T rows of each sequence, `rows` rows apart, or turns them back. */
-static void rotate(const struct pass *p, float *x, int64_t heads, int64_t rows, bool inverse)
+static void rotate(const struct pass *p, struct tensor x, int64_t heads, int64_t rows, bool inverse)
 {
     const struct config *c = p->c;
     struct rope r = { .B = p->B, .T = p->T, .H = heads, .hd = c->attn_headdim, .R = c->rotary_dim, .rows = rows,
                       .pos0 = p->pos, .base = c->rope_base, .inverse = inverse, .start = p->start,
-                      .x = tensor_f32(x, heads * c->attn_headdim) };
+                      .x = x };
     if (c->rotary_dim)
         p->be->rope(&r);
 }
@@ -129,13 +136,12 @@ static void project(const struct pass *p, const struct attn *a, int64_t row)
     linear_forward(p, &q);
     rotate(p, q.y, a->Hq, p->T, false);
     for (int i = 0; i < 2; i++) {
-        float *to = (float *)(i ? a->v.data : a->k.data) + row * dkv;
+        struct tensor to = tensor_from(i ? a->v : a->k, row * dkv);
         int w = i ? V_PROJ : K_PROJ;
         bool together = a->Smax == p->T; /* the sequences lie without a gap: one product */
         p->be->matmul(&(struct matmul){ .M = together ? p->B * p->T : p->T, .N = dkv, .K = D, .trans_b = true,
-                                        .a = tensor_f32(pass_slot(p, NORMED), D),
-                                        .b = tensor_f32(pass_weight(p, w), D), .c = tensor_f32(to, dkv),
-                                        .bias = tensor_f32(pass_weight(p, w + 1), dkv),
+                                        .a = pass_slot(p, NORMED, D), .b = pass_matrix(p, w, D), .c = to,
+                                        .bias = pass_param(p, w + 1, dkv),
                                         .batch = together ? 1 : p->B, .step_a = p->T * D,
                                         .step_c = a->Smax * dkv });
         if (i == 0)
@@ -144,26 +150,26 @@ static void project(const struct pass *p, const struct attn *a, int64_t row)
 }
 
 /* Rows [from, from+n) of a sequence of keys, into or out of the ring that holds key j in row j mod rows. */
-static void ring_copy(const struct backend *be, float *ring, int64_t rows, float *line, int64_t from, int64_t n,
-                      int64_t width, bool out)
+static void ring_copy(const struct backend *be, char *ring, int64_t rows, char *line, int64_t from, int64_t n,
+                      int64_t row_bytes, bool out)
 {
     for (int64_t done = 0, part; done < n; done += part) {
         int64_t at = (from + done) % rows;
         part = smaller(n - done, rows - at);
-        float *r = ring + at * width, *l = line + done * width;
-        be->copy(out ? l : r, out ? r : l, (size_t)(part * width) * sizeof(float));
+        char *r = ring + at * row_bytes, *l = line + done * row_bytes;
+        be->copy(out ? l : r, out ? r : l, (size_t)(part * row_bytes));
     }
 }
 
 /* The keys before the pass out of the rings (out), or the newest of the pass into them. */
-static void rings(const struct pass *p, const struct attn *a, float *const *carry, bool out)
+static void rings(const struct pass *p, const struct attn *a, void *const *carry, bool out)
 {
-    int64_t rows = ring_rows(p->c, p->room), width = width_kv(p->c), n = out ? a->q0 : smaller(rows, a->S);
+    int64_t rows = ring_rows(p->c, p->room), row_bytes = a->k.ld * dtype_bytes(a->k.dtype), n = out ? a->q0 : smaller(rows, a->S);
     int64_t row = out ? 0 : a->S - n, from = p->pos - a->q0 + row;
     for (int i = 0; i < 2; i++)
         for (int64_t b = 0; b < p->B; b++)
-            ring_copy(p->be, carry[i] + b * rows * width, rows,
-                      (float *)(i ? a->v.data : a->k.data) + (b * a->Smax + row) * width, from, n, width, out);
+            ring_copy(p->be, (char *)carry[i] + b * rows * row_bytes, rows,
+                      (char *)(i ? a->v.data : a->k.data) + (b * a->Smax + row) * row_bytes, from, n, row_bytes, out);
 }
 
 static void finish(const struct pass *p)
@@ -205,23 +211,25 @@ static void backward(const struct pass *p)
     int64_t D = p->c->d_model, dq = width_q(p->c), dkv = width_kv(p->c);
     struct attn a = attn_op(p);
     struct linear q = linear(p, Q_PROJ), out = linear(p, O_PROJ);
-    float *d_normed = pass_slot(p, D_NORMED), *d_k = pass_slot(p, D_KEY), *d_v = pass_slot(p, D_VALUE);
-    linear_backward(p, &out, p->dy, pass_slot(p, D_OUT), dq, false);
-    a.dout = tensor_f32(pass_slot(p, D_OUT), dq);
-    a.dq = tensor_f32(pass_slot(p, D_QUERY), dq);
-    a.dk = tensor_f32(d_k, dkv);
-    a.dv = tensor_f32(d_v, dkv);
+    struct tensor d_normed = pass_slot(p, D_NORMED, D), d_q = pass_slot(p, D_QUERY, dq);
+    struct tensor d_k = pass_slot(p, D_KEY, dkv), d_v = pass_slot(p, D_VALUE, dkv);
+    linear_residual_backward(p, &out, pass_slot(p, D_OUT, dq));
+    a.dout = pass_slot(p, D_OUT, dq);
+    a.dq = d_q;
+    a.dk = d_k;
+    a.dv = d_v;
     p->be->attn_bwd(&a);
-    rotate(p, pass_slot(p, D_QUERY), a.Hq, p->T, true);
-    rotate(p, d_k + a.q0 * dkv, a.Hkv, a.Smax, true);
-    linear_backward(p, &q, pass_slot(p, D_QUERY), d_normed, D, false);
+    rotate(p, d_q, a.Hq, p->T, true);
+    rotate(p, tensor_from(d_k, a.q0 * dkv), a.Hkv, a.Smax, true);
+    linear_backward(p, &q, d_q, d_normed, false);
     /* The gradient of the keys before the pass ends here: backpropagation is truncated at the row. */
     int64_t sequences = a.Smax == p->T ? 1 : p->B, M = p->B * p->T / sequences;
     for (int64_t b = 0; b < sequences; b++)
         for (int i = 0; i < 2; i++) {
             struct linear kv = { .M = M, .in = D, .out = dkv, .w = i ? V_PROJ : K_PROJ,
-                                 .x = pass_slot(p, NORMED) + b * M * D, .ldx = D, .ldy = dkv };
-            linear_backward(p, &kv, (i ? d_v : d_k) + (b * a.Smax + a.q0) * dkv, d_normed + b * M * D, D, true);
+                                 .x = tensor_from(pass_slot(p, NORMED, D), b * M * D) };
+            linear_backward(p, &kv, tensor_from(i ? d_v : d_k, (b * a.Smax + a.q0) * dkv),
+                            tensor_from(d_normed, b * M * D), true);
         }
     pre_norm_backward(p, d_normed);
 }
@@ -231,8 +239,8 @@ static int carries(struct carry *out, const struct config *c, int layer, int64_t
     int64_t rows = windowed(c, layer) ? ring_rows(c, room) : room;
     if (rows == 0)
         return 0;
-    out[CARRY_KEY] = (struct carry){ "key", rows * width_kv(c) };
-    out[CARRY_VALUE] = (struct carry){ "value", rows * width_kv(c) };
+    out[CARRY_KEY] = (struct carry){ "key", rows * width_kv(c), true };
+    out[CARRY_VALUE] = (struct carry){ "value", rows * width_kv(c), true };
     return 2;
 }
 

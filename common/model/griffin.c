@@ -69,11 +69,11 @@ static void add_slots(struct slots *ss, const struct config *c, int layer, int64
     int64_t M = B * T, W = M * c->lru_width, back = train ? W : 0;
     static const char *const saved[] = { "x", "branch", "conv", "gate_x", "gate_a", "h", "merged" };
     static const char *const scratch[] = { "d_merged", "d_branch", "d_h", "d_conv", "d_gate_x", "d_gate_a", "d_x" };
-    pre_norm_slots(ss, c, B, T);
+    pre_norm_slots(ss, c, B, T, train);
     for (size_t i = 0; i < sizeof saved / sizeof *saved; i++)
         slots_add(ss, SLOT_SAVED, saved[i], W);
-    slots_add(ss, SLOT_SAVED, "halo", B * (c->d_conv - 1) * c->lru_width);
-    slots_add(ss, SLOT_SAVED, "h0", B * c->lru_width);
+    slots_add_f32(ss, SLOT_SAVED, "halo", B * (c->d_conv - 1) * c->lru_width);
+    slots_add_f32(ss, SLOT_SAVED, "h0", B * c->lru_width);
     for (size_t i = 0; i < sizeof scratch / sizeof *scratch; i++)
         slots_add(ss, SLOT_SCRATCH, scratch[i], back);
     slots_add(ss, SLOT_SCRATCH, "d_normed", train ? M * c->d_model : 0);
@@ -83,18 +83,18 @@ static struct linear linear(const struct pass *p, int w)
 {
     int64_t D = p->c->d_model, W = p->c->lru_width, M = p->B * p->T;
     if (w == LINEAR_OUT)
-        return (struct linear){ .M = M, .in = W, .out = D, .w = w, .x = pass_slot(p, MERGED), .ldx = W, .ldy = D };
-    return (struct linear){ .M = M, .in = D, .out = W, .w = w, .x = pass_slot(p, NORMED), .ldx = D,
-                            .y = pass_slot(p, w == LINEAR_X ? X : BRANCH), .ldy = W };
+        return (struct linear){ .M = M, .in = W, .out = D, .w = w, .x = pass_slot(p, MERGED, W) };
+    return (struct linear){ .M = M, .in = D, .out = W, .w = w, .x = pass_slot(p, NORMED, D),
+                            .y = pass_slot(p, w == LINEAR_X ? X : BRANCH, W) };
 }
 
 /* The block-diagonal linear of a gate: one batch of small products over columns of x. */
 static void gate_forward(const struct pass *p, int w, int y)
 {
     int64_t W = p->c->lru_width, n = p->c->lru_blocks, bw = W / n;
-    p->be->matmul(&(struct matmul){ .M = p->B * p->T, .N = bw, .K = bw, .a = tensor_f32(pass_slot(p, CONV), W),
-                                    .b = tensor_f32(pass_weight(p, w), bw), .c = tensor_f32(pass_slot(p, y), W),
-                                    .bias = tensor_f32(pass_weight(p, w + 1), bw), .batch = n, .step_a = bw,
+    p->be->matmul(&(struct matmul){ .M = p->B * p->T, .N = bw, .K = bw, .a = pass_slot(p, CONV, W),
+                                    .b = pass_matrix(p, w, bw), .c = pass_slot(p, y, W),
+                                    .bias = pass_param(p, w + 1, bw), .batch = n, .step_a = bw,
                                     .step_b = bw * bw, .step_c = bw, .step_bias = bw });
 }
 
@@ -102,15 +102,15 @@ static void gate_forward(const struct pass *p, int w, int y)
 static void gate_backward(const struct pass *p, int w, int dy)
 {
     int64_t W = p->c->lru_width, n = p->c->lru_blocks, bw = W / n, M = p->B * p->T;
-    struct tensor d = tensor_f32(pass_slot(p, dy), W), dx = tensor_f32(pass_slot(p, D_CONV), W);
-    struct tensor dw = tensor_f32(pass_grad(p, w), bw);
+    struct tensor d = pass_slot(p, dy, W), dx = pass_slot(p, D_CONV, W);
+    struct tensor dw = pass_grad(p, w, bw);
     p->be->matmul(&(struct matmul){ .M = M, .N = bw, .K = bw, .trans_b = true, .a = d,
-                                    .b = tensor_f32(pass_weight(p, w), bw), .c = dx, .add = dx, .batch = n,
+                                    .b = pass_matrix(p, w, bw), .c = dx, .add = dx, .batch = n,
                                     .step_a = bw, .step_b = bw * bw, .step_c = bw });
     p->be->matmul(&(struct matmul){ .M = bw, .N = bw, .K = M, .trans_a = true,
-                                    .a = tensor_f32(pass_slot(p, CONV), W), .b = d, .c = dw, .add = dw, .batch = n,
+                                    .a = pass_slot(p, CONV, W), .b = d, .c = dw, .add = dw, .batch = n,
                                     .step_a = bw, .step_b = bw, .step_c = bw * bw });
-    struct colsum s = { .M = M, .D = W, .x = d, .y = tensor_f32(pass_grad(p, w + 1), W), .work = p->work };
+    struct colsum s = { .M = M, .D = W, .x = d, .y = pass_grad(p, w + 1, W), .work = p->work };
     p->be->colsum(&s);
 }
 
@@ -119,30 +119,30 @@ static struct conv1d conv_op(const struct pass *p)
     const struct config *c = p->c;
     int64_t W = c->lru_width;
     return (struct conv1d){ .B = p->B, .T = p->T, .C = W, .W = c->d_conv, .start = p->start,
-                            .x = tensor_f32(pass_slot(p, X), W), .w = tensor_f32(pass_weight(p, CONV_W), c->d_conv),
-                            .bias = tensor_f32(pass_weight(p, CONV_B), W),
-                            .halo = tensor_f32(p->carry_in ? pass_slot(p, HALO) : NULL, W),
-                            .y = tensor_f32(pass_slot(p, CONV), W), .work = p->work };
+                            .x = pass_slot(p, X, W), .w = pass_param(p, CONV_W, c->d_conv),
+                            .bias = pass_param(p, CONV_B, W),
+                            .halo = tensor_f32(p->carry_in ? pass_floats(p, HALO) : NULL, W),
+                            .y = pass_slot(p, CONV, W), .work = p->work };
 }
 
 static struct rglru lru_op(const struct pass *p)
 {
     int64_t W = p->c->lru_width;
     bool continues = p->carry_in && p->pos > 0; /* else the first token begins its document */
-    return (struct rglru){ .B = p->B, .T = p->T, .C = W, .start = p->start, .x = tensor_f32(pass_slot(p, CONV), W),
-                           .gate_x = tensor_f32(pass_slot(p, GATE_X), W),
-                           .gate_a = tensor_f32(pass_slot(p, GATE_A), W),
-                           .a_param = tensor_f32(pass_weight(p, A_PARAM), W),
-                           .h0 = tensor_f32(continues ? pass_slot(p, H0) : NULL, W),
-                           .y = tensor_f32(pass_slot(p, H), W), .work = p->work };
+    return (struct rglru){ .B = p->B, .T = p->T, .C = W, .start = p->start, .x = pass_slot(p, CONV, W),
+                           .gate_x = pass_slot(p, GATE_X, W),
+                           .gate_a = pass_slot(p, GATE_A, W),
+                           .a_param = pass_param(p, A_PARAM, W),
+                           .h0 = tensor_f32(continues ? pass_floats(p, H0) : NULL, W),
+                           .y = pass_slot(p, H, W), .work = p->work };
 }
 
 static struct activation merge_op(const struct pass *p)
 {
     int64_t W = p->c->lru_width;
     return (struct activation){ .kind = ACT_GELU_TANH, .M = p->B * p->T, .D = W,
-                                .x = tensor_f32(pass_slot(p, BRANCH), W), .u = tensor_f32(pass_slot(p, H), W),
-                                .y = tensor_f32(pass_slot(p, MERGED), W) };
+                                .x = pass_slot(p, BRANCH, W), .u = pass_slot(p, H, W),
+                                .y = pass_slot(p, MERGED, W) };
 }
 
 static size_t work(const struct pass *p)
@@ -185,7 +185,7 @@ static void forward(const struct pass *p)
     struct conv1d cv = conv_op(p);
     conv_forward(p, &cv, CARRY_CONV);
     if (p->carry_in) /* kept as the convolution's halo is */
-        p->be->copy(pass_slot(p, H0), p->carry_in[CARRY_LRU], (size_t)(p->B * W) * sizeof(float));
+        p->be->copy(pass_floats(p, H0), p->carry_in[CARRY_LRU], (size_t)(p->B * W) * sizeof(float));
     gates(p);
     struct rglru lru = lru_op(p);
     if (p->carry_out)
@@ -211,41 +211,41 @@ static void backward(const struct pass *p)
 {
     int64_t D = p->c->d_model, W = p->c->lru_width;
     struct linear x = linear(p, LINEAR_X), y = linear(p, LINEAR_Y), out = linear(p, LINEAR_OUT);
-    float *d_normed = pass_slot(p, D_NORMED);
+    struct tensor d_normed = pass_slot(p, D_NORMED, D);
 
-    linear_backward(p, &out, p->dy, pass_slot(p, D_MERGED), W, false);
+    linear_residual_backward(p, &out, pass_slot(p, D_MERGED, W));
     struct activation m = merge_op(p);
-    m.dy = tensor_f32(pass_slot(p, D_MERGED), W);
-    m.dx = tensor_f32(pass_slot(p, D_BRANCH), W);
-    m.du = tensor_f32(pass_slot(p, D_H), W);
+    m.dy = pass_slot(p, D_MERGED, W);
+    m.dx = pass_slot(p, D_BRANCH, W);
+    m.du = pass_slot(p, D_H, W);
     p->be->act_bwd(&m);
 
     struct rglru lru = lru_op(p);
     lru.dy = m.du;
-    lru.dx = tensor_f32(pass_slot(p, D_CONV), W);
-    lru.dgate_x = tensor_f32(pass_slot(p, D_GATE_X), W);
-    lru.dgate_a = tensor_f32(pass_slot(p, D_GATE_A), W);
-    lru.da_param = tensor_f32(pass_grad(p, A_PARAM), W);
+    lru.dx = pass_slot(p, D_CONV, W);
+    lru.dgate_x = pass_slot(p, D_GATE_X, W);
+    lru.dgate_a = pass_slot(p, D_GATE_A, W);
+    lru.da_param = pass_grad(p, A_PARAM, W);
     p->be->rglru_bwd(&lru);
     gate_backward(p, INPUT_GATE, D_GATE_X);
     gate_backward(p, RECURRENT_GATE, D_GATE_A);
 
     struct conv1d cv = conv_op(p);
-    cv.dy = tensor_f32(pass_slot(p, D_CONV), W);
-    cv.dx = tensor_f32(pass_slot(p, D_X), W);
-    cv.dw = tensor_f32(pass_grad(p, CONV_W), cv.W);
-    cv.dbias = tensor_f32(pass_grad(p, CONV_B), W);
+    cv.dy = pass_slot(p, D_CONV, W);
+    cv.dx = pass_slot(p, D_X, W);
+    cv.dw = pass_grad(p, CONV_W, cv.W);
+    cv.dbias = pass_grad(p, CONV_B, W);
     p->be->conv1d_bwd(&cv);
-    linear_backward(p, &x, pass_slot(p, D_X), d_normed, D, false);
-    linear_backward(p, &y, pass_slot(p, D_BRANCH), d_normed, D, true);
+    linear_backward(p, &x, pass_slot(p, D_X, W), d_normed, false);
+    linear_backward(p, &y, pass_slot(p, D_BRANCH, W), d_normed, true);
     pre_norm_backward(p, d_normed);
 }
 
 static int carries(struct carry *out, const struct config *c, int layer, int64_t room)
 {
     (void)layer, (void)room;
-    out[CARRY_CONV] = (struct carry){ "conv", (c->d_conv - 1) * c->lru_width };
-    out[CARRY_LRU] = (struct carry){ "lru", c->lru_width };
+    out[CARRY_CONV] = (struct carry){ "conv", (c->d_conv - 1) * c->lru_width, false };
+    out[CARRY_LRU] = (struct carry){ "lru", c->lru_width, false };
     return 2;
 }
 

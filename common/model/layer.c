@@ -30,48 +30,47 @@ const char *layer_symbols(void)
     return text;
 }
 
-void slots_add(struct slots *ss, enum slot_use use, const char *name, int64_t count)
+static void add_slot(struct slots *ss, enum slot_use use, enum dtype dtype, const char *name, int64_t count)
 {
     if (ss->n == MAX_SLOTS)
         bug("a layer with more than %d slots", MAX_SLOTS);
     int64_t *total = use == SLOT_SAVED ? &ss->saved : &ss->scratch;
-    ss->s[ss->n++] = (struct slot){ name, use, count, *total };
-    *total += (count + 15) / 16 * 16;
+    ss->s[ss->n++] = (struct slot){ name, use, dtype, count, *total };
+    *total += (count * dtype_bytes(dtype) + 63) / 64 * 64;
+}
+
+void slots_add(struct slots *ss, enum slot_use use, const char *name, int64_t count)
+{
+    add_slot(ss, use, ss->precision.act, name, count);
+}
+
+void slots_add_f32(struct slots *ss, enum slot_use use, const char *name, int64_t count)
+{
+    add_slot(ss, use, F32, name, count);
 }
 
 void linear_forward(const struct pass *p, const struct linear *l)
 {
-    p->be->matmul(&(struct matmul){ .M = l->M, .N = l->out, .K = l->in, .trans_b = true,
-                                    .a = tensor_f32(l->x, l->ldx), .b = tensor_f32(pass_weight(p, l->w), l->in),
-                                    .c = tensor_f32(l->y, l->ldy), .add = tensor_f32(l->add, l->ldy),
-                                    .bias = tensor_f32(pass_weight(p, l->w + 1), l->out) });
+    p->be->matmul(&(struct matmul){ .M = l->M, .N = l->out, .K = l->in, .trans_b = true, .a = l->x,
+                                    .b = pass_matrix(p, l->w, l->in), .c = l->y, .add = l->add,
+                                    .bias = pass_param(p, l->w + 1, l->out) });
 }
 
-static struct colsum bias_grad(const struct pass *p, const struct linear *l, const float *dy)
+void linear_backward(const struct pass *p, const struct linear *l, struct tensor dy, struct tensor dx, bool accumulate_dx)
 {
-    return (struct colsum){ .M = l->M, .D = l->out, .x = tensor_f32(dy, l->ldy),
-                            .y = tensor_f32(pass_grad(p, l->w + 1), l->out), .work = p->work };
-}
-
-void linear_backward(const struct pass *p, const struct linear *l, const float *dy, float *dx, int64_t lddx,
-                     bool accumulate_dx)
-{
-    float *dw = pass_grad(p, l->w);
-    p->be->matmul(&(struct matmul){ .M = l->M, .N = l->in, .K = l->out, .a = tensor_f32(dy, l->ldy),
-                                    .b = tensor_f32(pass_weight(p, l->w), l->in), .c = tensor_f32(dx, lddx),
-                                    .add = tensor_f32(accumulate_dx ? dx : NULL, lddx) });
-    p->be->matmul(&(struct matmul){ .M = l->out, .N = l->in, .K = l->M, .trans_a = true,
-                                    .a = tensor_f32(dy, l->ldy), .b = tensor_f32(l->x, l->ldx),
-                                    .c = tensor_f32(dw, l->in), .add = tensor_f32(dw, l->in) });
-    if (p->params[l->w + 1]) {
-        struct colsum s = bias_grad(p, l, dy);
-        p->be->colsum(&s);
-    }
+    struct tensor dw = pass_grad(p, l->w, l->in);
+    p->be->matmul(&(struct matmul){ .M = l->M, .N = l->in, .K = l->out, .a = dy, .b = pass_matrix(p, l->w, l->in),
+                                    .c = dx, .add = accumulate_dx ? dx : (struct tensor){ 0 } });
+    p->be->matmul(&(struct matmul){ .M = l->out, .N = l->in, .K = l->M, .trans_a = true, .a = dy, .b = l->x, .c = dw,
+                                    .add = dw });
+    if (p->params[l->w + 1])
+        p->be->colsum(&(struct colsum){ .M = l->M, .D = l->out, .x = dy, .y = pass_grad(p, l->w + 1, l->out),
+                                        .work = p->work });
 }
 
 size_t linear_work(const struct pass *p, int64_t out)
 {
-    struct colsum s = { .M = p->B * p->T, .D = out };
+    struct colsum s = { .M = p->B * p->T, .D = out, .x = { .ld = out, .dtype = p->slots->precision.act } };
     return p->be->colsum_work(&s);
 }
 
@@ -80,8 +79,16 @@ void linear_residual(const struct pass *p, const struct linear *l)
     struct linear last = *l;
     last.y = p->y;
     last.add = p->x;
-    if (p->y)
+    if (p->y.data)
         linear_forward(p, &last);
+}
+
+void linear_residual_backward(const struct pass *p, const struct linear *l, struct tensor dx)
+{
+    struct tensor dy = pass_slot(p, D_OUTPUT, l->out);
+    if (dy.data)
+        p->be->cast(&(struct cast){ .M = l->M, .D = l->out, .x = p->dy, .y = dy });
+    linear_backward(p, l, dy.data ? dy : p->dy, dx, false);
 }
 
 void pre_norm_params(struct params *ps, const struct config *c, int layer)
@@ -89,11 +96,13 @@ void pre_norm_params(struct params *ps, const struct config *c, int layer)
     params_add_norm(ps, c, layer, PRE_NORM_W, "norm");
 }
 
-void pre_norm_slots(struct slots *ss, const struct config *c, int64_t B, int64_t T)
+void pre_norm_slots(struct slots *ss, const struct config *c, int64_t B, int64_t T, bool train)
 {
+    bool two = ss->precision.residual != ss->precision.act;
     slots_add(ss, SLOT_SAVED, "normed", B * T * c->d_model);
-    slots_add(ss, SLOT_SAVED, "rstd", B * T);
-    slots_add(ss, SLOT_SAVED, "mean", config_norm_centers(c) ? B * T : 0);
+    slots_add_f32(ss, SLOT_SAVED, "rstd", B * T);
+    slots_add_f32(ss, SLOT_SAVED, "mean", config_norm_centers(c) ? B * T : 0);
+    slots_add(ss, SLOT_SCRATCH, "d_output", train && two ? B * T * c->d_model : 0);
 }
 
 struct norm norm_op(const struct config *c, int64_t M)
@@ -106,19 +115,19 @@ static struct norm pre_norm(const struct pass *p)
 {
     int64_t D = p->c->d_model;
     struct norm n = norm_op(p->c, p->B * p->T);
-    n.x = tensor_f32(p->x, D);
-    n.w = tensor_f32(pass_weight(p, PRE_NORM_W), D);
-    n.bias = tensor_f32(pass_weight(p, PRE_NORM_BIAS), D);
-    n.y = tensor_f32(pass_slot(p, NORMED), D);
-    n.rstd = pass_slot(p, PRE_NORM_RSTD);
-    n.mean = pass_slot(p, PRE_NORM_MEAN);
+    n.x = p->x;
+    n.w = pass_param(p, PRE_NORM_W, D);
+    n.bias = pass_param(p, PRE_NORM_BIAS, D);
+    n.y = pass_slot(p, NORMED, D);
+    n.rstd = pass_floats(p, PRE_NORM_RSTD);
+    n.mean = pass_floats(p, PRE_NORM_MEAN);
     n.work = p->work;
     return n;
 }
 
 size_t pre_norm_work(const struct pass *p)
 {
-    struct norm n = norm_op(p->c, p->B * p->T);
+    struct norm n = pre_norm(p);
     return p->be->norm_work(&n);
 }
 
@@ -128,15 +137,15 @@ void pre_norm_forward(const struct pass *p)
     p->be->norm_fwd(&n);
 }
 
-void pre_norm_backward(const struct pass *p, const float *dxn)
+void pre_norm_backward(const struct pass *p, struct tensor dxn)
 {
     int64_t D = p->c->d_model;
     struct norm n = pre_norm(p);
-    n.dy = tensor_f32(dxn, D);
-    n.dx = tensor_f32(p->dy, D);
+    n.dy = dxn;
+    n.dx = p->dy;
     n.accumulate_dx = true;
-    n.dw = tensor_f32(pass_grad(p, PRE_NORM_W), D);
-    n.dbias = tensor_f32(pass_grad(p, PRE_NORM_BIAS), D);
+    n.dw = pass_grad(p, PRE_NORM_W, D);
+    n.dbias = pass_grad(p, PRE_NORM_BIAS, D);
     p->be->norm_bwd(&n);
 }
 

@@ -4,6 +4,11 @@
  * Each symbol of the pattern is a struct layer_kind (mamba2.c, mamba1.c, griffin.c, attention.c, mlp.c): its parameters, the tensors it keeps, its state, and y = x + f(norm(x)) forward, backward, token by token, all
  * as calls of ops. The network (net.c) knows nothing of what is inside.
  *
+ * Precision. Activations, their gradients and the matrices that they meet have one dtype (precision.act), the residual
+ * stream and its gradient may have another (precision.residual); statistics of the norms, carried states and the halos
+ * of convolutions are F32, and so are all other parameters and all gradients of parameters. Kinds move struct tensors
+ * about and know none of this but whether a slot holds an activation. What a pass points to is the device's memory.
+ *
  * To add a layer kind: a file with its struct layer_kind; its line in layer.c; its numbers in config.c with their
  * checks; its symbol in the tables of README and config.h; tests/model.c runs every kind in its list.
  */
@@ -17,6 +22,13 @@
 #include "kernels/backend.h"
 #include "param.h"
 
+struct precision {
+    enum dtype act;         /* activations and matrices */
+    enum dtype residual;    /* the residual stream */
+};
+
+static inline int64_t dtype_bytes(enum dtype d) { return d == F32 ? 4 : 2; }
+
 /* What becomes of a tensor of a layer after the layer's forward pass. */
 enum slot_use {
     SLOT_SAVED,     /* the backward pass reads it: kept a layer, or with recompute made again, in shared memory */
@@ -26,23 +38,27 @@ enum slot_use {
 struct slot {
     const char *name;
     enum slot_use use;
-    int64_t count;  /* floats */
-    int64_t offset; /* among those of the same use */
+    enum dtype dtype;
+    int64_t count;  /* elements */
+    int64_t offset; /* bytes, among those of the same use */
 };
 
 enum { MAX_SLOTS = 24 };
 struct slots {
+    struct precision precision;
     int n;
     struct slot s[MAX_SLOTS];
-    int64_t saved, scratch; /* floats of each use */
+    int64_t saved, scratch; /* bytes of each use */
 };
-/* Layer kinds call it in the order of their slot enums. */
+/* Layer kinds call them in the order of their slot enums: activations, and what is F32 whatever these are. */
 void slots_add(struct slots *ss, enum slot_use use, const char *name, int64_t count);
+void slots_add_f32(struct slots *ss, enum slot_use use, const char *name, int64_t count);
 
 /* A tensor that a layer carries from token to token; it has one copy a sequence. */
 struct carry {
     const char *name;
-    int64_t count;      /* floats of one sequence */
+    int64_t count;      /* elements of one sequence */
+    bool act;           /* of the activations' dtype, else F32 */
 };
 enum { MAX_CARRIES = 4 };
 
@@ -57,20 +73,21 @@ struct pass {
     int layer;                      /* its symbol is c->pattern[layer] */
     const struct slots *slots;
     const struct param *const *params; /* by role */
-    const float *weights;           /* slab of all weights */
+    const float *weights;           /* slab of all weights: the masters */
+    const void *half;               /* the slab in bf16, where act is BF16 */
     float *grads;                   /* slab, += in backward */
     int64_t B, T;                   /* sequences, tokens of each */
     const int32_t *start;           /* [B,T] or NULL, see backend.h */
-    float *saved, *scratch;         /* this layer's memory */
+    char *saved, *scratch;          /* this layer's memory */
     void *work;
-    const float *x;                 /* [B*T,d_model] input of the layer; stays unless y is x */
-    float *y;                       /* = [B*T,d_model] forward: x + f; may be x; NULL when only the saved tensors are
+    struct tensor x;                /* [B*T,d_model] input of the layer; stays unless y is x */
+    struct tensor y;                /* = [B*T,d_model] forward: x + f; may be x; absent when only the saved tensors are
                                      * wanted (recompute) */
-    float *dy;                      /* [B*T,d_model] backward: gradient of y in, gradient of x out */
+    struct tensor dy;               /* [B*T,d_model] backward: gradient of y in, gradient of x out */
     /* State: what the layer carries, in the order of its carries; NULL when the pass begins from nothing and
      * leaves nothing. carry_out may be carry_in. */
-    float *const *carry_in;
-    float *const *carry_out;
+    void *const *carry_in;
+    void *const *carry_out;
     int64_t pos;                    /* tokens before this pass, all sequences alike */
     int64_t room;                   /* tokens that caches of keys and values hold */
 };
@@ -103,56 +120,75 @@ const char *layer_symbols(void);
 
 /* ---- helpers for the kinds ---- */
 
-/* Weight and gradient of a role; NULL when the model has none. */
-static inline const float *pass_weight(const struct pass *p, int role)
+/* The tensor from an element on: other columns of the same rows, or later rows. */
+static inline struct tensor tensor_from(struct tensor t, int64_t element)
 {
-    return p->params[role] ? p->weights + p->params[role]->offset : NULL;
+    if (t.data)
+        t.data = (char *)t.data + element * dtype_bytes(t.dtype);
+    return t;
 }
 
-static inline float *pass_grad(const struct pass *p, int role)
+/* Parameters of a role, rows ld apart; absent when the model has none. A matrix meets activations; other parameters
+ * are read from the masters. */
+static inline struct tensor pass_param(const struct pass *p, int role, int64_t ld)
 {
-    return p->params[role] ? p->grads + p->params[role]->offset : NULL;
+    return tensor_f32(p->params[role] ? p->weights + p->params[role]->offset : NULL, ld);
 }
 
-static inline float *pass_slot(const struct pass *p, int k)
+static inline struct tensor pass_matrix(const struct pass *p, int role, int64_t ld)
+{
+    if (!p->half)
+        return pass_param(p, role, ld);
+    struct tensor half = { (void *)(uintptr_t)p->half, ld, BF16 };
+    return tensor_from(half, p->params[role]->offset);
+}
+
+static inline struct tensor pass_grad(const struct pass *p, int role, int64_t ld)
+{
+    return tensor_f32(p->params[role] ? p->grads + p->params[role]->offset : NULL, ld);
+}
+
+/* Slot k as a tensor with rows ld apart; absent when it is empty. */
+static inline struct tensor pass_slot(const struct pass *p, int k, int64_t ld)
 {
     const struct slot *s = &p->slots->s[k];
-    if (s->count == 0)
-        return NULL;
-    return (s->use == SLOT_SAVED ? p->saved : p->scratch) + s->offset;
+    char *memory = s->use == SLOT_SAVED ? p->saved : p->scratch;
+    return (struct tensor){ s->count ? memory + s->offset : NULL, ld, s->dtype };
 }
+
+/* A slot that was added by slots_add_f32(). */
+static inline float *pass_floats(const struct pass *p, int k) { return pass_slot(p, k, 1).data; }
 
 static inline void at_least(size_t *most, size_t need) { *most = need > *most ? need : *most; }
 
-/* A linear layer of a pass: y [M,out] = x [M,in] w^T + bias (+ add). Rows of x and y are ldx, ldy apart. w is a role; the
- * bias' role is w + 1, and the model may have no parameter there. */
+/* A linear layer of a pass: y [M,out] = x [M,in] w^T + bias (+ add). w is a role; the bias' role is w + 1, and the model
+ * may have no parameter there. */
 struct linear {
     int64_t M, in, out;
     int w;
-    const float *x;
-    int64_t ldx;
-    float *y;
-    int64_t ldy;
-    const float *add;   /* NULL, or rows ldy apart; may be y */
+    struct tensor x;
+    struct tensor y;    /* absent in the layer's last one, whose output is the residual stream */
+    struct tensor add;  /* absent, or may be y */
 };
 void linear_forward(const struct pass *p, const struct linear *l);
-/* dx [M,in] = or += dy w;  dw += dy^T x;  dbias += sum of dy. dy has rows ldy apart. */
-void linear_backward(const struct pass *p, const struct linear *l, const float *dy, float *dx, int64_t lddx,
-                     bool accumulate_dx);
+/* dx [M,in] = or += dy w;  dw += dy^T x;  dbias += sum of dy. dy is an activation's gradient. */
+void linear_backward(const struct pass *p, const struct linear *l, struct tensor dy, struct tensor dx, bool accumulate_dx);
 /* Scratch of the gradient of a bias of so many elements. */
 size_t linear_work(const struct pass *p, int64_t out);
-/* The layer's last linear: p->y = p->x + x w^T + bias, if p->y is wanted. */
+/* The layer's last linear: p->y = p->x + x w^T + bias, if p->y is wanted; and dx = p->dy w. */
 void linear_residual(const struct pass *p, const struct linear *l);
+void linear_residual_backward(const struct pass *p, const struct linear *l, struct tensor dx);
 
-/* The norm in front of every sub-layer: roles 0 and 1, slots 0 (normalised input), 1 (rstd) and 2 (mean). */
+/* The norm in front of every sub-layer: roles 0 and 1, slots 0 (normalised input), 1 (rstd) and 2 (mean). Slot 3 takes
+ * the gradient of the layer's output as an activation's, where the residual stream has another dtype. */
 enum { PRE_NORM_W, PRE_NORM_BIAS, FIRST_ROLE };
-enum { NORMED, PRE_NORM_RSTD, PRE_NORM_MEAN, FIRST_SLOT };
+enum { NORMED, PRE_NORM_RSTD, PRE_NORM_MEAN, D_OUTPUT, FIRST_SLOT };
 void pre_norm_params(struct params *ps, const struct config *c, int layer);
-void pre_norm_slots(struct slots *ss, const struct config *c, int64_t B, int64_t T);
+void pre_norm_slots(struct slots *ss, const struct config *c, int64_t B, int64_t T, bool train);
 size_t pre_norm_work(const struct pass *p);
 void pre_norm_forward(const struct pass *p);
 /* dxn: gradient of the normalised input; adds the norm's gradient to p->dy. */
-void pre_norm_backward(const struct pass *p, const float *dxn);
+void pre_norm_backward(const struct pass *p, struct tensor dxn);
 /* The op as the configuration has it, for M rows; tensors are the caller's. */
 struct norm norm_op(const struct config *c, int64_t M);
 

@@ -70,15 +70,15 @@ static void add_slots(struct slots *ss, const struct config *c, int layer, int64
     (void)layer;
     struct dims d = dims_of(c, B * T);
     int64_t chunks = (T + c->chunk - 1) / c->chunk, back = train ? d.M : 0;
-    pre_norm_slots(ss, c, B, T);
+    pre_norm_slots(ss, c, B, T, train);
     slots_add(ss, SLOT_SAVED, "proj", d.M * 2 * d.di);
     slots_add(ss, SLOT_SAVED, "conv", d.M * d.di);
     slots_add(ss, SLOT_SAVED, "xdb", d.M * d.xdb);
     slots_add(ss, SLOT_SAVED, "dt", d.M * d.di);
-    slots_add(ss, SLOT_SAVED, "states", train ? B * chunks * d.di * d.N : 0);
+    slots_add_f32(ss, SLOT_SAVED, "states", train ? B * chunks * d.di * d.N : 0);
     slots_add(ss, SLOT_SAVED, "y", d.M * d.di);
     slots_add(ss, SLOT_SAVED, "gated", d.M * d.di);
-    slots_add(ss, SLOT_SAVED, "halo", B * (c->d_conv - 1) * d.di);
+    slots_add_f32(ss, SLOT_SAVED, "halo", B * (c->d_conv - 1) * d.di);
     slots_add(ss, SLOT_SCRATCH, "d_gated", back * d.di);
     slots_add(ss, SLOT_SCRATCH, "d_y", back * d.di);
     slots_add(ss, SLOT_SCRATCH, "d_proj", back * 2 * d.di);
@@ -93,14 +93,13 @@ static struct linear linear(const struct pass *p, int w)
     struct dims d = dims_of(p->c, p->B * p->T);
     switch (w) {
     case IN_PROJ:
-        return (struct linear){ .M = d.M, .in = d.D, .out = 2 * d.di, .w = w, .x = pass_slot(p, NORMED), .ldx = d.D,
-                                .y = pass_slot(p, PROJ), .ldy = 2 * d.di };
+        return (struct linear){ .M = d.M, .in = d.D, .out = 2 * d.di, .w = w, .x = pass_slot(p, NORMED, d.D),
+                                .y = pass_slot(p, PROJ, 2 * d.di) };
     case X_PROJ:
-        return (struct linear){ .M = d.M, .in = d.di, .out = d.xdb, .w = w, .x = pass_slot(p, CONV), .ldx = d.di,
-                                .y = pass_slot(p, XDB), .ldy = d.xdb };
+        return (struct linear){ .M = d.M, .in = d.di, .out = d.xdb, .w = w, .x = pass_slot(p, CONV, d.di),
+                                .y = pass_slot(p, XDB, d.xdb) };
     default:
-        return (struct linear){ .M = d.M, .in = d.di, .out = d.D, .w = w, .x = pass_slot(p, GATED), .ldx = d.di,
-                                .ldy = d.D };
+        return (struct linear){ .M = d.M, .in = d.di, .out = d.D, .w = w, .x = pass_slot(p, GATED, d.di) };
     }
 }
 
@@ -109,20 +108,20 @@ static void dt_forward(const struct pass *p)
 {
     struct dims d = dims_of(p->c, p->B * p->T);
     p->be->matmul(&(struct matmul){ .M = d.M, .N = d.di, .K = d.R, .trans_b = true,
-                                    .a = tensor_f32(pass_slot(p, XDB), d.xdb),
-                                    .b = tensor_f32(pass_weight(p, DT_PROJ), d.R),
-                                    .c = tensor_f32(pass_slot(p, DT), d.di) });
+                                    .a = pass_slot(p, XDB, d.xdb),
+                                    .b = pass_matrix(p, DT_PROJ, d.R),
+                                    .c = pass_slot(p, DT, d.di) });
 }
 
 static void dt_backward(const struct pass *p)
 {
     struct dims d = dims_of(p->c, p->B * p->T);
-    struct tensor dy = tensor_f32(pass_slot(p, D_DT), d.di), dw = tensor_f32(pass_grad(p, DT_PROJ), d.R);
+    struct tensor dy = pass_slot(p, D_DT, d.di), dw = pass_grad(p, DT_PROJ, d.R);
     p->be->matmul(&(struct matmul){ .M = d.M, .N = d.R, .K = d.di, .a = dy,
-                                    .b = tensor_f32(pass_weight(p, DT_PROJ), d.R),
-                                    .c = tensor_f32(pass_slot(p, D_XDB), d.xdb) });
+                                    .b = pass_matrix(p, DT_PROJ, d.R),
+                                    .c = pass_slot(p, D_XDB, d.xdb) });
     p->be->matmul(&(struct matmul){ .M = d.di, .N = d.R, .K = d.M, .trans_a = true, .a = dy,
-                                    .b = tensor_f32(pass_slot(p, XDB), d.xdb), .c = dw, .add = dw });
+                                    .b = pass_slot(p, XDB, d.xdb), .c = dw, .add = dw });
 }
 
 static struct conv1d conv_op(const struct pass *p)
@@ -130,33 +129,33 @@ static struct conv1d conv_op(const struct pass *p)
     const struct config *c = p->c;
     int64_t di = c->d_inner;
     return (struct conv1d){ .B = p->B, .T = p->T, .C = di, .W = c->d_conv, .silu = true, .start = p->start,
-                            .x = tensor_f32(pass_slot(p, PROJ), 2 * di),
-                            .w = tensor_f32(pass_weight(p, CONV_W), c->d_conv),
-                            .bias = tensor_f32(pass_weight(p, CONV_B), di),
-                            .halo = tensor_f32(p->carry_in ? pass_slot(p, HALO) : NULL, di),
-                            .y = tensor_f32(pass_slot(p, CONV), di), .work = p->work };
+                            .x = pass_slot(p, PROJ, 2 * di),
+                            .w = pass_param(p, CONV_W, c->d_conv),
+                            .bias = pass_param(p, CONV_B, di),
+                            .halo = tensor_f32(p->carry_in ? pass_floats(p, HALO) : NULL, di),
+                            .y = pass_slot(p, CONV, di), .work = p->work };
 }
 
 static struct scan scan_op(const struct pass *p)
 {
     const struct config *c = p->c;
     struct dims d = dims_of(c, p->B * p->T);
-    const float *xdb = pass_slot(p, XDB);
+    struct tensor xdb = pass_slot(p, XDB, d.xdb);
     return (struct scan){ .B = p->B, .T = p->T, .C = d.di, .N = d.N, .Q = c->chunk, .start = p->start,
-                          .x = tensor_f32(pass_slot(p, CONV), d.di), .dt_raw = tensor_f32(pass_slot(p, DT), d.di),
-                          .Bm = tensor_f32(xdb + d.R, d.xdb), .Cm = tensor_f32(xdb + d.R + d.N, d.xdb),
-                          .A_log = tensor_f32(pass_weight(p, A_LOG), d.N),
-                          .dt_bias = tensor_f32(pass_weight(p, DT_BIAS), d.di),
-                          .D = tensor_f32(pass_weight(p, SKIP), d.di), .y = tensor_f32(pass_slot(p, Y), d.di),
-                          .states = pass_slot(p, STATES), .work = p->work };
+                          .x = pass_slot(p, CONV, d.di), .dt_raw = pass_slot(p, DT, d.di),
+                          .Bm = tensor_from(xdb, d.R), .Cm = tensor_from(xdb, d.R + d.N),
+                          .A_log = pass_param(p, A_LOG, d.N),
+                          .dt_bias = pass_param(p, DT_BIAS, d.di),
+                          .D = pass_param(p, SKIP, d.di), .y = pass_slot(p, Y, d.di),
+                          .states = pass_floats(p, STATES), .work = p->work };
 }
 
 static struct activation gate_op(const struct pass *p)
 {
     struct dims d = dims_of(p->c, p->B * p->T);
     return (struct activation){ .kind = ACT_SILU, .M = d.M, .D = d.di,
-                                .x = tensor_f32(pass_slot(p, PROJ) + d.di, 2 * d.di),
-                                .u = tensor_f32(pass_slot(p, Y), d.di), .y = tensor_f32(pass_slot(p, GATED), d.di) };
+                                .x = tensor_from(pass_slot(p, PROJ, 2 * d.di), d.di),
+                                .u = pass_slot(p, Y, d.di), .y = pass_slot(p, GATED, d.di) };
 }
 
 static size_t work(const struct pass *p)
@@ -211,36 +210,37 @@ static void backward(const struct pass *p)
 {
     struct dims d = dims_of(p->c, p->B * p->T);
     struct linear in = linear(p, IN_PROJ), xp = linear(p, X_PROJ), out = linear(p, OUT_PROJ);
-    float *d_proj = pass_slot(p, D_PROJ), *d_conv = pass_slot(p, D_CONV), *d_xdb = pass_slot(p, D_XDB);
+    struct tensor d_proj = pass_slot(p, D_PROJ, 2 * d.di), d_conv = pass_slot(p, D_CONV, d.di);
+    struct tensor d_xdb = pass_slot(p, D_XDB, d.xdb), d_normed = pass_slot(p, D_NORMED, d.D);
 
-    linear_backward(p, &out, p->dy, pass_slot(p, D_GATED), d.di, false);
+    linear_residual_backward(p, &out, pass_slot(p, D_GATED, d.di));
     struct activation g = gate_op(p);
-    g.dy = tensor_f32(pass_slot(p, D_GATED), d.di);
-    g.dx = tensor_f32(d_proj + d.di, 2 * d.di);
-    g.du = tensor_f32(pass_slot(p, D_Y), d.di);
+    g.dy = pass_slot(p, D_GATED, d.di);
+    g.dx = tensor_from(d_proj, d.di);
+    g.du = pass_slot(p, D_Y, d.di);
     p->be->act_bwd(&g);
 
     struct scan sc = scan_op(p);
     sc.dy = g.du;
-    sc.dx = tensor_f32(d_conv, d.di);
-    sc.ddt_raw = tensor_f32(pass_slot(p, D_DT), d.di);
-    sc.dBm = tensor_f32(d_xdb + d.R, d.xdb);
-    sc.dCm = tensor_f32(d_xdb + d.R + d.N, d.xdb);
-    sc.dA_log = tensor_f32(pass_grad(p, A_LOG), d.N);
-    sc.ddt_bias = tensor_f32(pass_grad(p, DT_BIAS), d.di);
-    sc.dD = tensor_f32(pass_grad(p, SKIP), d.di);
+    sc.dx = d_conv;
+    sc.ddt_raw = pass_slot(p, D_DT, d.di);
+    sc.dBm = tensor_from(d_xdb, d.R);
+    sc.dCm = tensor_from(d_xdb, d.R + d.N);
+    sc.dA_log = pass_grad(p, A_LOG, d.N);
+    sc.ddt_bias = pass_grad(p, DT_BIAS, d.di);
+    sc.dD = pass_grad(p, SKIP, d.di);
     p->be->scan_bwd(&sc);
     dt_backward(p);
-    linear_backward(p, &xp, d_xdb, d_conv, d.di, true);
+    linear_backward(p, &xp, d_xdb, d_conv, true);
 
     struct conv1d cv = conv_op(p);
-    cv.dy = tensor_f32(d_conv, d.di);
-    cv.dx = tensor_f32(d_proj, 2 * d.di);
-    cv.dw = tensor_f32(pass_grad(p, CONV_W), cv.W);
-    cv.dbias = tensor_f32(pass_grad(p, CONV_B), d.di);
+    cv.dy = d_conv;
+    cv.dx = d_proj;
+    cv.dw = pass_grad(p, CONV_W, cv.W);
+    cv.dbias = pass_grad(p, CONV_B, d.di);
     p->be->conv1d_bwd(&cv);
-    linear_backward(p, &in, d_proj, pass_slot(p, D_NORMED), d.D, false);
-    pre_norm_backward(p, pass_slot(p, D_NORMED));
+    linear_backward(p, &in, d_proj, d_normed, false);
+    pre_norm_backward(p, d_normed);
 }
 
 static void step(const struct pass *p)
@@ -258,8 +258,8 @@ static void step(const struct pass *p)
 static int carries(struct carry *out, const struct config *c, int layer, int64_t room)
 {
     (void)layer, (void)room;
-    out[CARRY_CONV] = (struct carry){ "conv", (c->d_conv - 1) * c->d_inner };
-    out[CARRY_SSM] = (struct carry){ "ssm", c->d_inner * c->d_state };
+    out[CARRY_CONV] = (struct carry){ "conv", (c->d_conv - 1) * c->d_inner, false };
+    out[CARRY_SSM] = (struct carry){ "ssm", c->d_inner * c->d_state, false };
     return 2;
 }
 

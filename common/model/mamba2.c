@@ -74,14 +74,14 @@ static void add_slots(struct slots *ss, const struct config *c, int layer, int64
     (void)layer;
     struct dims d = dims_of(c, B * T);
     int64_t chunks = (T + c->chunk - 1) / c->chunk, back = train ? d.M : 0;
-    pre_norm_slots(ss, c, B, T);
+    pre_norm_slots(ss, c, B, T, train);
     slots_add(ss, SLOT_SAVED, "proj", d.M * d.proj);
     slots_add(ss, SLOT_SAVED, "conv", d.M * d.conv);
     slots_add(ss, SLOT_SAVED, "states", train ? B * chunks * d.di * c->d_state : 0);
     slots_add(ss, SLOT_SAVED, "y", d.M * d.di);
     slots_add(ss, SLOT_SAVED, "gated", d.M * d.di);
-    slots_add(ss, SLOT_SAVED, "gate_rstd", d.M * c->n_groups);
-    slots_add(ss, SLOT_SAVED, "halo", B * (c->d_conv - 1) * d.conv);
+    slots_add_f32(ss, SLOT_SAVED, "gate_rstd", d.M * c->n_groups);
+    slots_add_f32(ss, SLOT_SAVED, "halo", B * (c->d_conv - 1) * d.conv);
     slots_add(ss, SLOT_SCRATCH, "d_gated", back * d.di);
     slots_add(ss, SLOT_SCRATCH, "d_y", back * d.di);
     slots_add(ss, SLOT_SCRATCH, "d_proj", back * d.proj);
@@ -97,27 +97,26 @@ static struct conv1d conv_op(const struct pass *p)
     struct dims d = dims_of(c, p->B * p->T);
     bool first = !p->carry_in;
     return (struct conv1d){ .B = p->B, .T = p->T, .C = d.conv, .W = c->d_conv, .silu = true, .start = p->start,
-                            .x = tensor_f32(pass_slot(p, PROJ) + d.di, d.proj),
-                            .w = tensor_f32(pass_weight(p, CONV_W), c->d_conv),
-                            .bias = tensor_f32(pass_weight(p, CONV_B), d.conv),
-                            .halo = tensor_f32(first ? NULL : pass_slot(p, HALO), d.conv),
-                            .y = tensor_f32(pass_slot(p, CONV), d.conv), .work = p->work };
+                            .x = tensor_from(pass_slot(p, PROJ, d.proj), d.di),
+                            .w = pass_param(p, CONV_W, c->d_conv),
+                            .bias = pass_param(p, CONV_B, d.conv),
+                            .halo = tensor_f32(first ? NULL : pass_floats(p, HALO), d.conv),
+                            .y = pass_slot(p, CONV, d.conv), .work = p->work };
 }
 
 static struct ssd ssd_op(const struct pass *p)
 {
     const struct config *c = p->c;
     struct dims d = dims_of(c, p->B * p->T);
-    const float *conv = pass_slot(p, CONV);
+    struct tensor conv = pass_slot(p, CONV, d.conv);
     return (struct ssd){ .B = p->B, .T = p->T, .H = d.H, .P = c->headdim, .G = c->n_groups, .N = c->d_state,
                          .Q = c->chunk, .dt_min = c->dt_min, .dt_max = c->dt_max > 0 ? c->dt_max : INFINITY,
                          .start = p->start,
-                         .x = tensor_f32(conv, d.conv), .Bm = tensor_f32(conv + d.di, d.conv),
-                         .Cm = tensor_f32(conv + d.di + d.GN, d.conv),
-                         .dt_raw = tensor_f32(pass_slot(p, PROJ) + d.di + d.conv, d.proj),
-                         .dt_bias = tensor_f32(pass_weight(p, DT_BIAS), d.H),
-                         .A_log = tensor_f32(pass_weight(p, A_LOG), d.H), .D = tensor_f32(pass_weight(p, SKIP), d.H),
-                         .y = tensor_f32(pass_slot(p, Y), d.di), .states = tensor_f32(pass_slot(p, STATES), c->d_state), .work = p->work };
+                         .x = conv, .Bm = tensor_from(conv, d.di), .Cm = tensor_from(conv, d.di + d.GN),
+                         .dt_raw = tensor_from(pass_slot(p, PROJ, d.proj), d.di + d.conv),
+                         .dt_bias = pass_param(p, DT_BIAS, d.H), .A_log = pass_param(p, A_LOG, d.H),
+                         .D = pass_param(p, SKIP, d.H), .y = pass_slot(p, Y, d.di),
+                         .states = pass_slot(p, STATES, c->d_state), .work = p->work };
 }
 
 static struct gatednorm gate_op(const struct pass *p)
@@ -125,24 +124,23 @@ static struct gatednorm gate_op(const struct pass *p)
     const struct config *c = p->c;
     struct dims d = dims_of(c, p->B * p->T);
     return (struct gatednorm){ .M = d.M, .D = d.di, .G = c->n_groups, .eps = c->norm_eps,
-                               .x = tensor_f32(pass_slot(p, Y), d.di), .z = tensor_f32(pass_slot(p, PROJ), d.proj),
-                               .w = tensor_f32(pass_weight(p, GATE_NORM), d.di),
-                               .y = tensor_f32(pass_slot(p, GATED), d.di), .rstd = pass_slot(p, GATE_RSTD),
+                               .x = pass_slot(p, Y, d.di), .z = pass_slot(p, PROJ, d.proj),
+                               .w = pass_param(p, GATE_NORM, d.di),
+                               .y = pass_slot(p, GATED, d.di), .rstd = pass_floats(p, GATE_RSTD),
                                .work = p->work };
 }
 
 static struct linear in_proj(const struct pass *p)
 {
     struct dims d = dims_of(p->c, p->B * p->T);
-    return (struct linear){ .M = d.M, .in = d.D, .out = d.proj, .w = IN_PROJ, .x = pass_slot(p, NORMED), .ldx = d.D,
-                            .y = pass_slot(p, PROJ), .ldy = d.proj };
+    return (struct linear){ .M = d.M, .in = d.D, .out = d.proj, .w = IN_PROJ, .x = pass_slot(p, NORMED, d.D),
+                            .y = pass_slot(p, PROJ, d.proj) };
 }
 
 static struct linear out_proj(const struct pass *p)
 {
     struct dims d = dims_of(p->c, p->B * p->T);
-    return (struct linear){ .M = d.M, .in = d.di, .out = d.D, .w = OUT_PROJ, .x = pass_slot(p, GATED), .ldx = d.di,
-                            .ldy = d.D };
+    return (struct linear){ .M = d.M, .in = d.di, .out = d.D, .w = OUT_PROJ, .x = pass_slot(p, GATED, d.di) };
 }
 
 static size_t work(const struct pass *p)
@@ -191,37 +189,38 @@ static void backward(const struct pass *p)
 {
     const struct config *c = p->c;
     struct dims d = dims_of(c, p->B * p->T);
-    float *d_proj = pass_slot(p, D_PROJ), *d_conv = pass_slot(p, D_CONV);
+    struct tensor d_proj = pass_slot(p, D_PROJ, d.proj), d_conv = pass_slot(p, D_CONV, d.conv);
+    struct tensor d_normed = pass_slot(p, D_NORMED, d.D);
 
     struct linear in = in_proj(p), out = out_proj(p);
-    linear_backward(p, &out, p->dy, pass_slot(p, D_GATED), d.di, false);
+    linear_residual_backward(p, &out, pass_slot(p, D_GATED, d.di));
     struct gatednorm g = gate_op(p);
-    g.dy = tensor_f32(pass_slot(p, D_GATED), d.di);
-    g.dx = tensor_f32(pass_slot(p, D_Y), d.di);
-    g.dz = tensor_f32(d_proj, d.proj);
-    g.dw = tensor_f32(pass_grad(p, GATE_NORM), d.di);
+    g.dy = pass_slot(p, D_GATED, d.di);
+    g.dx = pass_slot(p, D_Y, d.di);
+    g.dz = d_proj;
+    g.dw = pass_grad(p, GATE_NORM, d.di);
     p->be->gatednorm_bwd(&g);
 
     struct ssd sd = ssd_op(p);
-    sd.dy = tensor_f32(pass_slot(p, D_Y), d.di);
-    sd.dx = tensor_f32(d_conv, d.conv);
-    sd.dBm = tensor_f32(d_conv + d.di, d.conv);
-    sd.dCm = tensor_f32(d_conv + d.di + d.GN, d.conv);
-    sd.ddt_raw = tensor_f32(d_proj + d.di + d.conv, d.proj);
-    sd.ddt_bias = tensor_f32(pass_grad(p, DT_BIAS), d.H);
-    sd.dA_log = tensor_f32(pass_grad(p, A_LOG), d.H);
-    sd.dD = tensor_f32(pass_grad(p, SKIP), d.H);
+    sd.dy = pass_slot(p, D_Y, d.di);
+    sd.dx = d_conv;
+    sd.dBm = tensor_from(d_conv, d.di);
+    sd.dCm = tensor_from(d_conv, d.di + d.GN);
+    sd.ddt_raw = tensor_from(d_proj, d.di + d.conv);
+    sd.ddt_bias = pass_grad(p, DT_BIAS, d.H);
+    sd.dA_log = pass_grad(p, A_LOG, d.H);
+    sd.dD = pass_grad(p, SKIP, d.H);
     p->be->ssd_bwd(&sd);
 
     struct conv1d cv = conv_op(p);
-    cv.dy = tensor_f32(d_conv, d.conv);
-    cv.dx = tensor_f32(d_proj + d.di, d.proj);
-    cv.dw = tensor_f32(pass_grad(p, CONV_W), c->d_conv);
-    cv.dbias = tensor_f32(pass_grad(p, CONV_B), d.conv);
+    cv.dy = d_conv;
+    cv.dx = tensor_from(d_proj, d.di);
+    cv.dw = pass_grad(p, CONV_W, c->d_conv);
+    cv.dbias = pass_grad(p, CONV_B, d.conv);
     p->be->conv1d_bwd(&cv);
 
-    linear_backward(p, &in, d_proj, pass_slot(p, D_NORMED), d.D, false);
-    pre_norm_backward(p, pass_slot(p, D_NORMED));
+    linear_backward(p, &in, d_proj, d_normed, false);
+    pre_norm_backward(p, d_normed);
 }
 
 static void step(const struct pass *p)
@@ -239,8 +238,8 @@ static int carries(struct carry *out, const struct config *c, int layer, int64_t
 {
     (void)layer, (void)room; /* the state has one size, whatever the context */
     struct dims d = dims_of(c, 0);
-    out[CARRY_CONV] = (struct carry){ "conv", (c->d_conv - 1) * d.conv };
-    out[CARRY_SSM] = (struct carry){ "ssm", d.di * c->d_state };
+    out[CARRY_CONV] = (struct carry){ "conv", (c->d_conv - 1) * d.conv, false };
+    out[CARRY_SSM] = (struct carry){ "ssm", d.di * c->d_state, false };
     return 2;
 }
 

@@ -26,7 +26,7 @@ static void add_slots(struct slots *ss, const struct config *c, int layer, int64
 {
     (void)layer;
     int64_t M = B * T, wide = M * c->d_ff;
-    pre_norm_slots(ss, c, B, T);
+    pre_norm_slots(ss, c, B, T, train);
     slots_add(ss, SLOT_SAVED, "gate", c->mlp_gated ? wide : 0);
     slots_add(ss, SLOT_SAVED, "up", wide);
     slots_add(ss, SLOT_SAVED, "active", wide);
@@ -39,9 +39,9 @@ static struct linear linear(const struct pass *p, int w)
 {
     int64_t D = p->c->d_model, F = p->c->d_ff, M = p->B * p->T;
     if (w == DOWN)
-        return (struct linear){ .M = M, .in = F, .out = D, .w = w, .x = pass_slot(p, ACTIVE), .ldx = F, .ldy = D };
-    return (struct linear){ .M = M, .in = D, .out = F, .w = w, .x = pass_slot(p, NORMED), .ldx = D,
-                            .y = pass_slot(p, w == UP ? S_UP : S_GATE), .ldy = F };
+        return (struct linear){ .M = M, .in = F, .out = D, .w = w, .x = pass_slot(p, ACTIVE, F) };
+    return (struct linear){ .M = M, .in = D, .out = F, .w = w, .x = pass_slot(p, NORMED, D),
+                            .y = pass_slot(p, w == UP ? S_UP : S_GATE, F) };
 }
 
 static struct activation act_op(const struct pass *p)
@@ -49,9 +49,9 @@ static struct activation act_op(const struct pass *p)
     int64_t F = p->c->d_ff;
     bool gated = p->c->mlp_gated;
     return (struct activation){ .kind = (enum act)p->c->activation, .M = p->B * p->T, .D = F,
-                                .x = tensor_f32(pass_slot(p, gated ? S_GATE : S_UP), F),
-                                .u = tensor_f32(gated ? pass_slot(p, S_UP) : NULL, F),
-                                .y = tensor_f32(pass_slot(p, ACTIVE), F) };
+                                .x = pass_slot(p, gated ? S_GATE : S_UP, F),
+                                .u = gated ? pass_slot(p, S_UP, F) : (struct tensor){ 0 },
+                                .y = pass_slot(p, ACTIVE, F) };
 }
 
 static size_t work(const struct pass *p)
@@ -77,16 +77,19 @@ static void backward(const struct pass *p)
 {
     int64_t D = p->c->d_model, F = p->c->d_ff;
     struct linear gate = linear(p, GATE), up = linear(p, UP), down = linear(p, DOWN);
-    float *d_gate = pass_slot(p, D_GATE), *d_up = pass_slot(p, D_UP), *d_normed = pass_slot(p, D_NORMED);
-    linear_backward(p, &down, p->dy, d_up, F, false);
+    struct tensor d_gate = pass_slot(p, D_GATE, F), d_up = pass_slot(p, D_UP, F);
+    struct tensor d_normed = pass_slot(p, D_NORMED, D);
+    linear_residual_backward(p, &down, d_up);
     struct activation a = act_op(p);
-    a.dy = tensor_f32(d_up, F);
-    a.dx = p->c->mlp_gated ? tensor_f32(d_gate, F) : a.dy;
-    a.du = tensor_f32(p->c->mlp_gated ? d_up : NULL, F); /* element by element: du may be dy */
+    a.dy = a.dx = d_up;
+    if (p->c->mlp_gated) {
+        a.dx = d_gate;
+        a.du = d_up; /* element by element: du may be dy */
+    }
     p->be->act_bwd(&a);
-    linear_backward(p, &up, d_up, d_normed, D, false);
+    linear_backward(p, &up, d_up, d_normed, false);
     if (p->c->mlp_gated)
-        linear_backward(p, &gate, d_gate, d_normed, D, true);
+        linear_backward(p, &gate, d_gate, d_normed, true);
     pre_norm_backward(p, d_normed);
 }
 

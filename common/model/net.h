@@ -3,7 +3,8 @@
  *
  * struct net holds the weights; struct net_ctx the activations of one micro-batch in flight (several for
  * pipelines); struct net_state what generation, or training on a stream, carries from call to call.
- * Nothing is allocated inside a step.
+ * Nothing is allocated inside a step. Weights, gradients and states are the device's memory: the host reaches them by
+ * the backend's upload and download alone, unless memory_is_host().
  */
 #ifndef SSM_NET_H
 #define SSM_NET_H
@@ -17,22 +18,29 @@ enum recompute { RECOMPUTE_NONE, RECOMPUTE_FULL };
 
 struct net {
     const struct backend *be;
+    struct precision precision;
     struct config c;
     struct params ps;
     float *weights;             /* [ps.slab] fp32 masters */
+    void *half;                 /* [ps.slab] what the matrices are read from when activations are bf16; else NULL */
     float *grads;               /* [ps.slab] or NULL */
     const struct param *(*roles)[MAX_ROLES]; /* each layer's parameters by role */
-    float *scratch;             /* shared by all layers and contexts */
-    int64_t scratch_floats;
+    void *scratch;              /* shared by all layers and contexts */
+    int64_t scratch_bytes;
     void *work;
     size_t work_bytes;
 };
 
-/* Weights are zero. `c` is checked and has vocab > 0. train: gradients too. Dies when memory is short. */
-struct net *net_create(const struct config *c, const struct backend *be, bool train);
+/* Weights are zero. `c` is checked and has vocab > 0; the backend serves the precision's dtypes; activations are no
+ * wider than the residual stream. train: gradients too. Dies when memory is short. */
+struct net *net_create(const struct config *c, const struct backend *be, struct precision precision, bool train);
 void net_free(struct net *n);
 /* Fills the weights from the table: a function of the seed alone. */
 void net_init(struct net *n, uint64_t seed);
+/* Makes `half` of the weights: to be called by whoever sets these otherwise. */
+void net_refresh_half(struct net *n);
+/* The backend's memory may be read and written where it lies. */
+bool memory_is_host(const struct backend *be);
 
 struct net_state;
 /* Zero state of B sequences. room: tokens of context for attention; 0: attention carries nothing. */
@@ -46,8 +54,11 @@ void net_state_copy_row(struct net_state *to, int64_t b, const struct net_state 
 int64_t net_state_pos(const struct net_state *s);
 void net_state_set_pos(struct net_state *s, int64_t pos);
 int net_state_tensors(const struct net_state *s);
-/* Tensor i: its name "layers.3.ssm", floats of one sequence, and its data [B, floats]. */
-void net_state_tensor(const struct net_state *s, int i, char name[64], int64_t *floats, float **data);
+/* Tensor i: its name "layers.3.ssm", elements of one sequence, and its data [B, count] on the device. */
+struct tensor net_state_tensor(const struct net_state *s, int i, char name[64], int64_t *count);
+/* The same data as floats [B, count], whatever its dtype: out of the device and into it. */
+void net_state_download(const struct net_state *s, int i, float *host);
+void net_state_upload(struct net_state *s, int i, const float *host);
 
 struct net_ctx;
 /* B sequences of at most T tokens. room: of the states it will be used with. Dies when memory is short. */
@@ -65,8 +76,9 @@ struct batch {
 /* Loss of each token into loss [B,T] (0 where the target is negative), by a forward pass; state (may be NULL) is
  * read and moved on. */
 void net_loss(struct net_ctx *x, const struct batch *b, struct net_state *state, float *loss);
-/* The same with the backward pass: adds the gradient of the SUM of the losses to net->grads.
- * in/out: NULL, or the state that the rows begin with and, apart from it, the one they leave. */
+/* The same with the backward pass: adds the gradient of the SUM of the losses to net->grads. The losses stay on the
+ * device, whose memory `loss` is, and nothing waits for them. in/out: NULL, or the state that the rows begin with and,
+ * apart from it, the one they leave. */
 void net_train(struct net_ctx *x, const struct batch *b, struct net_state *in, struct net_state *out, float *loss);
 /* Reads T tokens of each sequence, moves the state on, and gives the logits [B,vocab] after the last one. T = 1 takes
  * the one-token path. */
@@ -83,10 +95,10 @@ void net_score(struct net_ctx *x, const struct batch *b, double *logp, bool *gre
 
 /* What a rank needs, in bytes, from the tables, without allocating. */
 struct net_memory {
-    int64_t weights, grads, residual, saved, scratch, work, total;
+    int64_t weights, half, grads, residual, saved, scratch, work, total;
 };
-struct net_memory net_memory(const struct config *c, const struct backend *be, int64_t B, int64_t T, bool train,
-                             enum recompute recompute);
+struct net_memory net_memory(const struct config *c, const struct backend *be, struct precision precision, int64_t B,
+                             int64_t T, bool train, enum recompute recompute);
 /* FLOPs per token of a forward pass on sequences of T tokens (backward: twice as many). */
 double net_flops(const struct config *c, int64_t T);
 

@@ -24,7 +24,7 @@ void plan_check_sizes(const struct config *c, const struct trainer_options *to, 
                   (long long)to->batch, (long long)to->micro_rows, (long long)to->seq_len);
 }
 
-void plan_print(const struct config *c, const struct backend *be, const struct trainer_options *to,
+void plan_print(const struct config *c, const struct placement *where, const struct trainer_options *to,
                 const struct length *l, int ranks, bool background, bool looks)
 {
     struct params ps;
@@ -33,7 +33,7 @@ void plan_print(const struct config *c, const struct backend *be, const struct t
     int64_t left;
     if (trainer_try_frozen(&ps, to->freeze, frozen, &left) < 0)
         die_usage("freeze: %s", err_last());
-    struct net_memory m = net_memory(c, be, to->micro_rows, to->seq_len, true, to->recompute);
+    struct net_memory m = net_memory(c, where->be, where->precision, to->micro_rows, to->seq_len, true, to->recompute);
     double flops = net_flops(c, to->seq_len);
     printf("# tensor\tshape\tdecay\ttrains\n");
     for (size_t i = 0; i < ps.n; i++) {
@@ -48,21 +48,24 @@ void plan_print(const struct config *c, const struct backend *be, const struct t
            (long long)length_steps_left(l, 0, 0, NULL), (long long)to->batch, (long long)to->seq_len, ranks,
            (long long)to->rows, (long long)to->micro_rows);
     int64_t tokens = length_samples(l) * to->seq_len;
+    printf("device=%s\nprecision=%s\nresidual=%s\n", where->be->name, where->name,
+           where->precision.residual == BF16 ? "bf16" : "fp32");
     printf("tokens=%lld\n", (long long)tokens);
     printf("flops_per_token_forward=%.0f\nflops_per_token_training=%.0f\nflops_total=%.4g\n", flops,
            3 * flops, 3 * flops * (double)tokens);
     int64_t moments = 2 * ps.slab * (int64_t)sizeof(float), mean = to->ema > 0 ? moments / 2 : 0, valid = 0;
-    int64_t copy = background ? (m.weights + moments + mean) / ranks : 0;
+    bool host = memory_is_host(where->be);
+    int64_t copy = background || !host ? (m.weights + moments + mean) / ranks : 0;
     if (looks) { /* activations, beside those of the training; weights and scratch are shared */
-        struct net_memory v = net_memory(c, be, to->micro_rows, to->seq_len, false, RECOMPUTE_NONE);
+        struct net_memory v = net_memory(c, where->be, where->precision, to->micro_rows, to->seq_len, false, RECOMPUTE_NONE);
         valid = v.residual + v.saved;
     }
-    printf("memory_weights=%lld\nmemory_gradients=%lld\nmemory_moments=%lld\nmemory_ema=%lld\nmemory_valid=%"
+    printf("memory_weights=%lld\nmemory_half=%lld\nmemory_gradients=%lld\nmemory_moments=%lld\nmemory_ema=%lld\nmemory_valid=%"
            "lld\nmemory_save=%lld\nmemory_residual=%lld\n"
            "memory_saved=%lld\nmemory_scratch=%lld\nmemory_rank=%lld\n",
-           (long long)m.weights, (long long)m.grads, (long long)moments, (long long)mean, (long long)valid,
+           (long long)m.weights, (long long)m.half, (long long)m.grads, (long long)moments, (long long)mean, (long long)valid,
            (long long)copy, (long long)m.residual, (long long)m.saved, (long long)(m.scratch + m.work),
-           (long long)(m.total + moments + mean + valid + copy));
+           (long long)(m.total + moments + mean + valid + (host ? copy : 0)));
     free(frozen);
     params_free(&ps);
 }

@@ -6,6 +6,7 @@
 
 #include <stdbool.h>
 
+#include "common/model/placement.h"
 #include "length.h"
 #include "trainer.h"
 
@@ -14,7 +15,7 @@ void plan_check_sizes(const struct config *c, const struct trainer_options *to, 
 /* Prints the table of the tensors, then lines name=value: shapes, counts, FLOPs, and the bytes that a rank
  * needs. background: checkpoints are written from a copy; looks: there are held-out sets. Dies (usage) when
  * the patterns of what is frozen do not fit. */
-void plan_print(const struct config *c, const struct backend *be, const struct trainer_options *to,
+void plan_print(const struct config *c, const struct placement *where, const struct trainer_options *to,
                 const struct length *l, int ranks, bool background, bool looks);
 
 #endif

@@ -2,7 +2,8 @@
  * SPDX-License-Identifier: MIT
  *
  * Replicated tensors are cut along rows into as many even parts as there are data-parallel ranks; each rank
- * writes its own. Loading reads whatever slices it needs from whatever files hold them.
+ * writes its own. Loading reads whatever slices it needs from whatever files hold them. Files hold fp32, whatever
+ * the run computes in.
  */
 #include <pthread.h>
 #include <stdatomic.h>
@@ -23,9 +24,11 @@ static int64_t row_floats(const struct ckpt_tensor *t)
     return n;
 }
 
+/* Pieces of the slabs and then of the carried states show to the device's memory; the rest to the host's. */
 struct piece_list {
     struct ckpt_piece *p;
     size_t n, cap;
+    size_t slabs, device;       /* how many are of the slabs, of the device */
 };
 
 static void add_group(struct piece_list *list, const struct trainer *t, const char *group, const float *slab)
@@ -45,27 +48,29 @@ static void add_group(struct piece_list *list, const struct trainer *t, const ch
 }
 
 /* Name and shape of carried tensor i over all rows of the batch. */
-static struct ckpt_tensor carried_tensor(const struct trainer *t, const struct net_state *s, int i,
-                                         float **data)
+static struct ckpt_tensor carried_tensor(const struct trainer *t, const struct net_state *s, int i)
 {
     struct ckpt_tensor ct = { .ndim = 2 };
     char name[64];
-    net_state_tensor(s, i, name, &ct.shape[1], data);
+    net_state_tensor(s, i, name, &ct.shape[1]);
     ct.shape[0] = t->opt.batch;
     snprintf(ct.name, sizeof ct.name, "state/%s", name);
     return ct;
 }
 
+/* Micro-batches that carry a state. */
+static int64_t streams(const struct trainer *t) { return t->opt.stream ? t->opt.rows / t->opt.micro_rows : 0; }
+
 static void add_carried(struct piece_list *list, const struct trainer *t)
 {
-    for (int64_t k = 0; t->opt.stream && k < t->opt.rows / t->opt.micro_rows; k++)
+    for (int64_t k = 0; k < streams(t); k++)
         for (int i = 0; i < net_state_tensors(t->in[k]); i++) {
-            float *data;
-            struct ckpt_piece p = { .tensor = carried_tensor(t, t->in[k], i, &data) };
+            char name[64];
+            struct ckpt_piece p = { .tensor = carried_tensor(t, t->in[k], i) };
             p.offset[0] = t->opt.first_row + k * t->opt.micro_rows;
             p.count[0] = t->opt.micro_rows;
             p.count[1] = p.tensor.shape[1];
-            p.data = data;
+            p.data = net_state_tensor(t->in[k], i, name, &p.count[1]).data;
             *(struct ckpt_piece *)grow(&list->p, &list->n, &list->cap, sizeof *list->p) = p;
         }
 }
@@ -149,7 +154,14 @@ static void *write_apart(void *arg)
 
 static int64_t elements(const struct ckpt_piece *p) { return ckpt_elements(p->tensor.ndim, p->count); }
 
-/* Lets the pieces show to a copy of what they are now. */
+/* Piece i of the carried states, in the order of add_carried(). */
+static void download_carried(const struct trainer *t, size_t i, float *to)
+{
+    size_t tensors = (size_t)net_state_tensors(t->in[0]);
+    net_state_download(t->in[i / tensors], (int)(i % tensors), to);
+}
+
+/* Lets the pieces show to a copy, on the host, of what they are now. */
 static void take_copy(struct trainer *t, struct piece_list *list)
 {
     int64_t n = 0;
@@ -161,10 +173,15 @@ static void take_copy(struct trainer *t, struct piece_list *list)
     float *to = t->snapshot;
     for (size_t i = 0; i < list->n; i++) {
         struct ckpt_piece *p = &list->p[i];
-        int64_t k = elements(p);
-        t->net->be->download(to, p->data, (size_t)k * sizeof *to);
+        size_t bytes = (size_t)elements(p) * sizeof *to;
+        if (i < list->slabs)
+            t->net->be->download(to, p->data, bytes);
+        else if (i < list->device)
+            download_carried(t, i - list->slabs, to);
+        else
+            memcpy(to, p->data, bytes);
         p->data = to;
-        to += k;
+        to += elements(p);
     }
 }
 
@@ -183,7 +200,9 @@ void trainer_save_begin(struct trainer *t, const char *dir, struct attrs *state,
     add_group(&s->list, t, "optim/v", t->v);
     if (t->averaging)
         add_group(&s->list, t, "optim/ema", t->ema);
+    s->list.slabs = s->list.n;
     add_carried(&s->list, t);
+    s->list.device = s->list.n;
     if (s->rank == 0)
         add_health(&s->list, t);
     config_to_attrs(&t->net->c, &s->config);
@@ -202,10 +221,11 @@ void trainer_save_begin(struct trainer *t, const char *dir, struct attrs *state,
     *state = (struct attrs){ 0 };
     atomic_init(&s->written, false);
     t->saving = s;
-    if (background && ckpt_may_thread()) {
+    bool apart = background && ckpt_may_thread();
+    if (apart || !memory_is_host(t->net->be))
         take_copy(t, &s->list);
+    if (apart)
         s->threaded = pthread_create(&s->thread, NULL, write_apart, s) == 0;
-    }
     if (!s->threaded) { /* or no thread can be had */
         write_member(s);
         note_written(s);
@@ -246,12 +266,9 @@ bool trainer_save_publish(struct trainer *t, bool (*still_ours)(void *), void *a
 int64_t trainer_save_bytes(const struct trainer *t)
 {
     int64_t floats = (t->ema ? 4 : 3) * t->net->ps.count;
-    for (int64_t k = 0; t->opt.stream && k < t->opt.rows / t->opt.micro_rows; k++)
-        for (int i = 0; i < net_state_tensors(t->in[k]); i++) {
-            float *data;
-            floats += ckpt_elements(2, carried_tensor(t, t->in[k], i, &data).shape) /
-                      (t->opt.rows / t->opt.micro_rows);
-        }
+    for (int64_t k = 0; k < streams(t); k++)
+        for (int i = 0; i < net_state_tensors(t->in[k]); i++)
+            floats += ckpt_elements(2, carried_tensor(t, t->in[k], i).shape) / streams(t);
     int64_t names = 2048 * (int64_t)t->net->ps.n; /* of the tensors, in members and index */
     return floats * (int64_t)sizeof(float) + names + (int64_t)t->comm->size * 16384;
 }
@@ -262,12 +279,11 @@ static void load_carried(struct trainer *t, struct ckpt *c)
     int64_t pos;
     if (t->opt.stream && attrs_try_int(ckpt_state(c), "stream_pos", &pos) < 0)
         die("'%s' holds no state of streams: %s", ckpt_dir(c), err_last());
-    for (int64_t k = 0; t->opt.stream && k < t->opt.rows / t->opt.micro_rows; k++)
+    for (int64_t k = 0; k < streams(t); k++)
         net_state_set_pos(t->in[k], pos);
-    for (int64_t k = 0; t->opt.stream && k < t->opt.rows / t->opt.micro_rows; k++)
+    for (int64_t k = 0; k < streams(t); k++)
         for (int i = 0; i < net_state_tensors(t->in[k]); i++) {
-            float *data;
-            struct ckpt_tensor want = carried_tensor(t, t->in[k], i, &data);
+            struct ckpt_tensor want = carried_tensor(t, t->in[k], i);
             const int64_t offset[CKPT_MAX_DIM] = { t->opt.first_row + k * t->opt.micro_rows, 0 };
             const int64_t count[CKPT_MAX_DIM] = { t->opt.micro_rows, want.shape[1] };
             if (want.shape[1] == 0) /* the halo of a convolution of one tap: nothing was stored */
@@ -276,8 +292,11 @@ static void load_carried(struct trainer *t, struct ckpt *c)
             if (at < 0 || ckpt_tensor(c, at)->shape[0] != t->opt.batch)
                 die("'%s' holds no state of %lld streams: --order stream resumes with the same --batch",
                     ckpt_dir(c), (long long)t->opt.batch);
-            if (ckpt_try_read(c, want.name, offset, count, data) < 0)
+            float *host = xmalloc((size_t)ckpt_elements(2, count) * sizeof *host);
+            if (ckpt_try_read(c, want.name, offset, count, host) < 0)
                 die("%s", err_last());
+            net_state_upload(t->in[k], i, host);
+            free(host);
         }
 }
 
@@ -301,6 +320,7 @@ static void load_mean(struct trainer *t, struct ckpt *c)
 void trainer_load(struct trainer *t, struct ckpt *c, enum trainer_part upto)
 {
     weights_load(t->net, c, "model", t->net->weights);
+    net_refresh_half(t->net);
     if (upto < TRAINER_OPTIMIZER)
         return;
     weights_load(t->net, c, "optim/m", t->m);

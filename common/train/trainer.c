@@ -35,27 +35,51 @@ int trainer_try_frozen(const struct params *ps, const char *patterns, bool *froz
     return rc;
 }
 
+static void *must_alloc(const struct backend *be, size_t bytes, const char *what)
+{
+    void *p = be->alloc(bytes);
+    if (!p)
+        die("not enough memory: %s need %zu MiB", what, bytes >> 20);
+    return p;
+}
+
+/* What AdamW does to the elements of a slab, on the device: nothing to frozen tensors and to what lies between. */
+static uint8_t *make_mask(const struct net *n, const bool *frozen)
+{
+    size_t bytes = (size_t)n->ps.slab / 16;
+    uint8_t *host = xcalloc(bytes, 1), *mask = must_alloc(n->be, bytes, "masks of the optimizer");
+    for (size_t i = 0; i < n->ps.n; i++) {
+        const struct param *p = &n->ps.p[i];
+        if (!frozen[i])
+            memset(host + p->offset / 16, ADAMW_UPDATE | (p->decay ? ADAMW_DECAY : 0), (size_t)(p->count + 15) / 16);
+    }
+    n->be->upload(mask, host, bytes);
+    free(host);
+    return mask;
+}
+
 struct trainer *trainer_create(const struct config *c, const struct backend *be, struct comm *comm,
                                const struct trainer_options *opt)
 {
     struct trainer *t = xcalloc(1, sizeof *t);
     t->opt = *opt;
     t->comm = comm;
-    t->net = net_create(c, be, true);
+    t->device = comm_on_device(comm, be);
+    t->net = net_create(c, be, opt->precision, true);
     t->ctx = net_ctx_create(t->net, opt->micro_rows, opt->seq_len, true, opt->recompute, 0);
     size_t bytes = (size_t)t->net->ps.slab * sizeof(float);
     int64_t left;
     t->frozen = xcalloc(t->net->ps.n, sizeof *t->frozen);
     if (trainer_try_frozen(&t->net->ps, opt->freeze, t->frozen, &left) < 0)
         die_usage("freeze: %s", err_last());
-    t->ema = opt->ema > 0 ? be->alloc(bytes) : NULL;
-    if (opt->ema > 0 && !t->ema)
-        die("not enough memory: the running mean of the weights needs %zu MiB", bytes >> 20);
-    t->m = be->alloc(bytes);
-    t->v = be->alloc(bytes);
-    if (!t->m || !t->v)
-        die("not enough memory: the optimizer's moments need %zu MiB", 2 * bytes >> 20);
-    t->loss = xcalloc((size_t)(opt->micro_rows * opt->seq_len), sizeof *t->loss);
+    t->mask = make_mask(t->net, t->frozen);
+    if (opt->ema > 0)
+        t->ema = must_alloc(be, bytes, "the running means of the weights");
+    t->m = must_alloc(be, bytes, "the optimizer's first moments");
+    t->v = must_alloc(be, bytes, "the optimizer's second moments");
+    size_t losses = mul_size((size_t)opt->rows, (size_t)opt->seq_len, "losses");
+    t->loss = must_alloc(be, losses * sizeof *t->loss, "losses");
+    t->host = xcalloc(losses, sizeof *t->host);
     if (opt->stream) {
         int64_t k = opt->rows / opt->micro_rows;
         t->in = xcalloc((size_t)k, sizeof *t->in);
@@ -78,18 +102,22 @@ void trainer_free(struct trainer *t)
     }
     free(t->in);
     free(t->out);
-    free(t->loss);
+    free(t->host);
+    t->net->be->free(t->loss);
+    t->net->be->free(t->mask);
     t->net->be->free(t->m);
     t->net->be->free(t->v);
     t->net->be->free(t->ema);
     free(t->frozen);
     free(t->snapshot);
+    if (t->device != t->comm)
+        comm_free(t->device);
     net_ctx_free(t->ctx);
     net_free(t->net);
     free(t);
 }
 
-/* Sum of the losses of all micro-batches; the gradients' sum is left in net->grads. */
+/* Sum of the losses of all micro-batches; the gradients' sum is left in net->grads. The device is waited for once. */
 static double accumulate(struct trainer *t, const struct loaded *b)
 {
     int64_t T = t->opt.seq_len, micro = t->opt.micro_rows;
@@ -111,10 +139,11 @@ static double accumulate(struct trainer *t, const struct loaded *b)
             t->in[k] = out; /* what this step leaves, the next one begins with */
             t->out[k] = in;
         }
-        net_train(t->ctx, &mb, in, out, t->loss);
-        for (int64_t i = 0; i < micro * T; i++)
-            sum += t->loss[i];
+        net_train(t->ctx, &mb, in, out, t->loss + r * T);
     }
+    t->net->be->download(t->host, t->loss, (size_t)(b->rows * T) * sizeof *t->host);
+    for (int64_t i = 0; i < b->rows * T; i++)
+        sum += t->host[i];
     return sum;
 }
 
@@ -133,25 +162,30 @@ static void update(struct trainer *t, double rate, double gscale)
     if (t->ema && !t->averaging)
         n->be->copy(t->ema, n->weights, (size_t)n->ps.slab * sizeof(float));
     t->averaging = t->ema;
-    for (size_t i = 0; i < n->ps.n; i++) {
-        const struct param *p = &n->ps.p[i];
-        if (t->frozen[i])
-            continue;
-        n->be->adamw(&(struct adamw){ .n = p->count,
-                                      .step = t->updates,
-                                      .lr = rate,
-                                      .beta1 = t->opt.beta1,
-                                      .beta2 = t->opt.beta2,
-                                      .eps = t->opt.eps,
-                                      .decay = p->decay ? t->opt.weight_decay : 0,
-                                      .gscale = gscale,
-                                      .grad = n->grads + p->offset,
-                                      .p = n->weights + p->offset,
-                                      .m = t->m + p->offset,
-                                      .v = t->v + p->offset,
-                                      .ema_decay = t->opt.ema,
-                                      .ema = t->ema ? t->ema + p->offset : NULL });
-    }
+    n->be->adamw(&(struct adamw){ .n = n->ps.slab,
+                                  .step = t->updates,
+                                  .lr = rate,
+                                  .beta1 = t->opt.beta1,
+                                  .beta2 = t->opt.beta2,
+                                  .eps = t->opt.eps,
+                                  .decay = t->opt.weight_decay,
+                                  .gscale = gscale,
+                                  .mask = t->mask,
+                                  .grad = n->grads,
+                                  .p = n->weights,
+                                  .m = t->m,
+                                  .v = t->v,
+                                  .ema_decay = t->opt.ema,
+                                  .ema = t->ema,
+                                  .half = n->half });
+}
+
+/* Waits for the device. */
+static void check_device(const struct trainer *t)
+{
+    const char *fault = t->net->be->sync();
+    if (fault)
+        die("step %lld: %s", (long long)t->step + 1, fault);
 }
 
 struct step_report trainer_step(struct trainer *t, const struct loaded *b, double rate, struct step_wish wish)
@@ -161,13 +195,13 @@ struct step_report trainer_step(struct trainer *t, const struct loaded *b, doubl
     watch_phase("forward and backward", t->step + 1);
     double sums[5] = { accumulate(t, b), (double)b->n_targets, wish.stop, wish.save,
                        trainer_save_is_written(t) };
-    const char *fault = n->be->sync();
-    if (fault)
-        die("step %lld: %s", (long long)t->step + 1, fault);
+    check_device(t);
     double compute = now_seconds() - begin;
     watch_phase("sum of the gradients", t->step + 1);
     comm_sum_f64(t->comm, sums, 5);
-    comm_sum_f32(t->comm, n->grads, n->ps.slab);
+    comm_sum_f32(t->device, n->grads, n->ps.slab);
+    comm_join(t->device);
+    check_device(t);
     begin = now_seconds();
 
     for (size_t i = 0; i < n->ps.n; i++)

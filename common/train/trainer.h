@@ -25,20 +25,24 @@ struct trainer_options {
     int64_t batch;              /* rows of all ranks */
     int64_t seq_len;
     enum recompute recompute;
+    struct precision precision;
     bool stream;                /* rows carry their state on */
 };
 
 struct trainer {
     struct trainer_options opt;
     struct comm *comm;          /* data-parallel ranks */
+    struct comm *device;        /* the same for memory of the device; may be comm */
     struct net *net;
     struct net_ctx *ctx;
-    float *m, *v;               /* moments, slabs like the weights */
+    float *m, *v;               /* moments, slabs like the weights, on the device as they are */
     float *ema;                 /* the running mean, a slab; NULL: none */
+    uint8_t *mask;              /* on the device: what AdamW does to each 16 elements of a slab */
     bool averaging;             /* it has begun: with the weights before the first step that it sees */
     bool *frozen;               /* [ps.n] */
     struct net_state **in, **out; /* stream: one pair a micro-batch */
-    float *loss;                /* [micro_rows, T] */
+    float *loss;                /* [rows, T] on the device */
+    float *host;                /* the same on the host */
     int64_t step, samples, tokens; /* done so far; tokens: targets scored */
     int64_t updates;            /* that the moments have seen */
     int64_t skipped;            /* steps without an update */
@@ -47,7 +51,7 @@ struct trainer {
     int64_t rewinds_in_row;     /* since there was a newer one to go back to */
     struct health health;
     struct saving *saving;      /* a checkpoint that is being written, or NULL */
-    float *snapshot;            /* room for this rank's part of a checkpoint, or NULL */
+    float *snapshot;            /* on the host: room for this rank's part of a checkpoint, or NULL */
 };
 
 struct step_report {

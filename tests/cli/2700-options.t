@@ -40,6 +40,13 @@ ok '--seq-len and --batch' '[ "$(column plain samples | tail -n 1)" = "3 12" ] &
 ok '--micro-batch and --recompute take less memory' '
     size() { "$SSM_BIN/ssmtrain" -n $base "$@" data | sed -n "s/^memory_saved=//p"; }
     a=$(size) && b=$(size --micro-batch 1) && c=$(size --recompute full) && [ "$b" -lt "$a" ] && [ "$c" -lt "$a" ] && fixed -o micro --micro-batch 1 && moved start micro 1e-2'
+ok '--device, --precision, --residual: what the plan says, and what the CPU cannot' '
+    "$SSM_BIN/ssmtrain" -n $base --device cpu data >plan && grep -qx device=cpu plan && grep -qx precision=fp32 plan && grep -qx residual=fp32 plan &&
+    grep -qx memory_half=0 plan && "$SSM_BIN/ssmtrain" -n $base --device cpu --precision fp32 --residual fp32 data | cmp plan - &&
+    for bad in "--precision bf16" "--precision tf32" "--residual bf16"; do
+        must_exit 2 "$SSM_BIN/ssmtrain" -n $base --device cpu $bad data >out 2>err && [ ! -s out ] && [ "$(wc -l <err)" -eq 1 ] && grep -q "${bad#* }" err || exit 1
+    done
+    must_exit 1 env SSM_CUDA=/no/such/object "$SSM_BIN/ssmtrain" $base --device cuda -o cuda data >out 2>err && grep -q "no device .cuda." err && [ ! -e cuda ]'
 ok '--threads' '
     "$SSM_BIN/ssmtrain" $base --threads 2 --warmup 0 --lr 1e-3 -o threads data 2>err && grep -q "1 rank x 2 threads" err && "$SSM_BIN/ssmtrain" $base --warmup 0 --lr 1e-3 -o thread data 2>err && grep -q "1 rank x 1 thread," err'
 ok '--blend' 'printf "data 1\nlines 3\n" >mix && "$SSM_BIN/ssmtrain" $base --warmup 0 --lr 1e-3 -o blend --blend mix 2>err && grep -q "lines.: .*0.7500 of the samples" err'

@@ -74,6 +74,16 @@ ok '--threads: so many compute' '
     [ "$(team tasks -q --tokenizer bytes --bootstrap 0 --threads 2 model task.jsonl)" -ge 2 ] && [ "$(team tasks -q --tokenizer bytes --bootstrap 0 --threads 1 model task.jsonl)" -eq 0 ] &&
     [ "$(team generate -q --tokenizer bytes --tokens 2 --threads 2 model)" -ge 2 ] && [ "$(team generate -q --tokenizer bytes --tokens 2 --threads 1 model)" -eq 0 ]'
 
+# On the CPU: fp32 and nothing else; no GPU is there where none is.
+ok '--device, --precision' '
+    "$E" ppl -q --limit 64 model data >want && "$E" ppl -q --limit 64 --device cpu --precision fp32 model data | cmp want - &&
+    must_exit 2 "$E" ppl --device cpu --precision bf16 model data 2>err && grep -q "bf16" err &&
+    must_exit 2 "$E" tasks --device cpu --precision tf32 --tokenizer bytes model task.jsonl 2>err && grep -q "tf32" err &&
+    must_exit 2 "$E" generate --device cpu --precision bf16 --tokenizer bytes model 2>err && grep -q "bf16" err &&
+    for c in "ppl model data" "tasks model task.jsonl" "generate model"; do
+        must_exit 1 env SSM_CUDA=/no/such/object "$E" ${c%% *} --device cuda ${c#* } 2>err && grep -q "no device .cuda." err || exit 1
+    done'
+
 # ---- of all commands, read in one place ----
 ok '--quiet: not a word but of what is wrong; --verbose: each bad line' '
     echo "{" >>docs.jsonl && "$T" encode --skip-bad -o words docs.jsonl 2>err && [ -s err ] && ! grep -q "docs.jsonl:4" err &&
@@ -112,13 +122,13 @@ ckmerge import 3100-exchange.t output as ignore parts force
 ckmerge export 3100-exchange.t output to dtype shard-size force
 ssmeval ppl 2900-packed.t no-mask
 ssmeval ppl 4000-ssmeval.t seq-len stride limit
-ssmeval ppl 5000-options.t batch threads
+ssmeval ppl 5000-options.t batch threads device precision
 ssmeval tasks|golden 4010-tasks.t tokenizer seq-len limit bootstrap output log-samples force
 ssmeval tasks 4020-generate.t bos
-ssmeval tasks 5000-options.t batch threads
+ssmeval tasks 5000-options.t batch threads device precision
 ssmeval generate|gen 4000-ssmeval.t prompt prompt-file tokenizer tokens temperature top-k top-p seed
 ssmeval generate|gen|one 4020-generate.t prompts min-p repetition-penalty stop past-end
-ssmeval generate 5000-options.t batch threads
+ssmeval generate 5000-options.t batch threads device precision
 ssmeval synth 4030-synth.t length shortest count seed shots as tokenizer output force
 ROWS
 ok 'each option of --help is in the table once, and no other' '
