@@ -92,7 +92,7 @@ ISA_FLAGS_generic := $(if $(filter 1x86_64,$(SAN)$(ARCH)),-march=x86-64-v3)
 ISA_DEFS := $(if $(filter generic,$(ISA)),-DCPU_ONE_VARIANT)
 TOOLS := $(patsubst tools/%.c,%,$(wildcard tools/*.c))
 # Programs of several files: tests/ops.c and tests/ops_*.c
-TEST_SETS := ops device
+TEST_SETS := ops device precision
 TEST_PARTS := $(wildcard $(TEST_SETS:%=tests/%_*.c))
 TEST_BINS := $(patsubst tests/%.c,%,$(filter-out $(TEST_PARTS),$(wildcard tests/*.c)))
 
