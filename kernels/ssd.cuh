@@ -39,22 +39,26 @@ static inline struct ssd_plan ssd_make_plan(const struct ssd *a)
     return p;
 }
 
-/* Where a tile of a sequence lies: tokens t0 .. t0+n-1 (n may be 0). */
+/* Where a tile lies, tile k of chunk c or `tile` of the sequence: tokens t0 .. t0+n-1 (n may be 0). */
 struct ssd_tile {
     int64_t t0;
     int n;
 };
 
-__device__ __forceinline__ struct ssd_tile ssd_find_tile(const struct ssd &a, const struct ssd_plan &p, int64_t tile)
+__device__ __forceinline__ struct ssd_tile ssd_chunk_tile(const struct ssd &a, int64_t c, int k)
 {
-    int64_t first = tile / p.per * a.Q, t0 = first + tile % p.per * SSD_TILE, end = first + a.Q;
+    int64_t first = c * a.Q, t0 = first + k * SSD_TILE, end = first + a.Q;
     struct ssd_tile u;
 
     end = end < a.T ? end : a.T;
-    end = end < t0 + SSD_TILE ? end : t0 + SSD_TILE;
     u.t0 = t0;
-    u.n = end > t0 ? (int)(end - t0) : 0;
+    u.n = end <= t0 ? 0 : end - t0 < SSD_TILE ? (int)(end - t0) : SSD_TILE;
     return u;
+}
+
+__device__ __forceinline__ struct ssd_tile ssd_find_tile(const struct ssd &a, const struct ssd_plan &p, int64_t tile)
+{
+    return ssd_chunk_tile(a, tile / p.per, (int)(tile % p.per));
 }
 
 /* The position at which a token's document begins, relative to t0. */

@@ -29,15 +29,13 @@ template <int COLS> __device__ __forceinline__ int unit_at(int row, int unit)
 template <int COLS>
 __device__ __forceinline__ void copy_tile(unsigned char *tile, const bf16 *from, int64_t ld, int n, int cols)
 {
-    constexpr int UNITS = COLS / 8;
+    constexpr int UNITS = COLS / 8, STEP = THREADS / UNITS;
+    int unit = threadIdx.x % UNITS, first = threadIdx.x / UNITS, end = unit * 8 < cols ? n : 0;
+    const bf16 *at = from + first * ld + unit * 8;
 
 #pragma unroll
-    for (int i = threadIdx.x; i < SSD_TILE * UNITS; i += THREADS) {
-        int row = i / UNITS, unit = i % UNITS;
-        bool valid = row < n && unit * 8 < cols;
-
-        copy_async16(tile + unit_at<COLS>(row, unit), valid ? from + row * ld + unit * 8 : from, valid);
-    }
+    for (int row = first; row < first + SSD_TILE; row += STEP, at += STEP * ld)
+        copy_async16(tile + unit_at<COLS>(row, unit), at, row < end);
 }
 
 /* Word q of lane t of each four lanes <-> word t of lane q: of an accumulator's rows of 2 columns makes units of 8. */
@@ -102,12 +100,16 @@ template <int N> __device__ __forceinline__ void load_state(float S[N / 8][4], c
     }
     row += t % 2 * 8;
     const bf16 *at = (const bf16 *)from.data + (job.place + row) * from.ld + t / 2 * 8;
+    uint4 v[N / 16];
 #pragma unroll
     for (int j = 0; j < N / 8; j += 2) {
-        uint4 v = make_uint4(0, 0, 0, 0);
+        v[j / 2] = make_uint4(0, 0, 0, 0);
         if (row < job.rows && 8 * (j + t / 2) < a.N)
-            v = *(const uint4 *)(at + 8 * j);
-        uint32_t w[4] = { v.x, v.y, v.z, v.w };
+            v[j / 2] = *(const uint4 *)(at + 8 * j);
+    }
+#pragma unroll
+    for (int j = 0; j < N / 8; j += 2) {
+        uint32_t w[4] = { v[j / 2].x, v[j / 2].y, v[j / 2].z, v[j / 2].w };
         transpose4(w);
 #pragma unroll
         for (int q = 0; q < 4; q++) {
@@ -163,11 +165,15 @@ template <int N> __device__ __forceinline__ void add_tile(float S[N / 8][4], con
 {
     int lane = threadIdx.x % 32, t = lane % 4;
 
+    if (keep < 0.0f) {
 #pragma unroll
-    for (int j = 0; j < N / 8; j++)
+        for (int i = 0; i < N / 2; i++)
+            S[i / 4][i % 4] = 0.0f;
+    } else {
 #pragma unroll
-        for (int i = 0; i < 4; i++)
-            S[j][i] = keep < 0.0f ? 0.0f : keep * S[j][i];
+        for (int i = 0; i < N / 2; i++)
+            S[i / 4][i % 4] *= keep;
+    }
 #pragma unroll
     for (int k = 0; k < SSD_TILE / 16; k++) {
         uint32_t x[4], b[4];
@@ -276,15 +282,15 @@ __global__ void __launch_bounds__(THREADS, N > 128 ? 2 : 4) ssd_local_kernel(str
     int64_t first = job.c * p.per, row = job.b * a.T;
     const bf16 *x = (const bf16 *)a.x.data + row * a.x.ld + job.h * a.P + job.row0;
     const bf16 *Bm = (const bf16 *)a.Bm.data + row * a.Bm.ld + job.h / p.rep * a.N;
-    struct ssd_tile u = ssd_find_tile(a, p, first);
+    struct ssd_tile u = ssd_chunk_tile(a, job.c, 0);
     struct steps now = load_steps(a, p, job, first, u);
     float S[N / 8][4] = { };
 
     copy_tile<ROWS>(r->X[0], x + u.t0 * a.x.ld, a.x.ld, u.n, job.rows);
     copy_tile<N>(r->B[0], Bm + u.t0 * a.Bm.ld, a.Bm.ld, u.n, (int)a.N);
     copy_async_commit();
-    for (int64_t k = 0; k < p.per && u.n > 0; k++) {
-        struct ssd_tile next = k + 1 < p.per ? ssd_find_tile(a, p, first + k + 1) : ssd_tile{ 0, 0 };
+    for (int k = 0; u.n > 0; k++) {
+        struct ssd_tile next = k + 1 < p.per ? ssd_chunk_tile(a, job.c, k + 1) : ssd_tile{ 0, 0 };
         float keep = tail_keep(now);
 
         if (threadIdx.x < SSD_TILE)
@@ -353,26 +359,25 @@ struct seer {
     }
 };
 
-/* The warp's 16 rows of M from their scores. */
-__device__ __forceinline__ void make_scores(uint4 (*M)[32], const uint4 scores[4], const float *cum, const float *dt,
-                                            const int *begin)
+/* Rows 16 part.. of M from their scores, in place. */
+__device__ __forceinline__ void make_scores(uint4 (*M)[32], int part, const float *cum, const float *dt, const int *begin)
 {
-    int lane = threadIdx.x % 32, warp = threadIdx.x / 32, t0 = 16 * warp + lane / 4;
+    int lane = threadIdx.x % 32, t0 = 16 * part + lane / 4;
     struct seer lo = { cum[t0], begin[t0], t0 }, hi = { cum[t0 + 8], begin[t0 + 8], t0 + 8 };
 
 #pragma unroll
     for (int k = 0; k < 4; k++)
-        if (k <= warp) {
+        if (k <= part) {
             int s = 16 * k + 2 * (lane % 4);
             float2 c = *(const float2 *)(cum + s), d = *(const float2 *)(dt + s);
             float2 e = *(const float2 *)(cum + s + 8), f = *(const float2 *)(dt + s + 8);
-            uint4 v = scores[k];
+            uint4 v = M[4 * part + k][lane];
 
             v.x = pack2(lo(unpack_lo(v.x), c.x, d.x, s), lo(unpack_hi(v.x), c.y, d.y, s + 1));
             v.y = pack2(hi(unpack_lo(v.y), c.x, d.x, s), hi(unpack_hi(v.y), c.y, d.y, s + 1));
             v.z = pack2(lo(unpack_lo(v.z), e.x, f.x, s + 8), lo(unpack_hi(v.z), e.y, f.y, s + 9));
             v.w = pack2(hi(unpack_lo(v.w), e.x, f.x, s + 8), hi(unpack_hi(v.w), e.y, f.y, s + 9));
-            M[4 * warp + k][lane] = v;
+            M[4 * part + k][lane] = v;
         }
 }
 
@@ -433,21 +438,20 @@ __global__ void __launch_bounds__(THREADS, N > 128 ? 1 : N > 64 ? 3 : 4)
     const bf16 *x = (const bf16 *)a.x.data + row * a.x.ld + job.h * a.P + job.row0;
     const bf16 *Bm = (const bf16 *)a.Bm.data + row * a.Bm.ld + g * a.N, *Cm = (const bf16 *)a.Cm.data + row * a.Cm.ld + g * a.N;
     bf16 *y = (bf16 *)a.y.data + row * a.y.ld + job.h * a.P + job.row0;
-    struct ssd_tile u = ssd_find_tile(a, p, first);
+    struct ssd_tile u = ssd_chunk_tile(a, job.c, 0);
     struct steps now = load_steps(a, p, job, first, u);
-    int lane = threadIdx.x % 32, warp = threadIdx.x / 32;
+    int lane = threadIdx.x % 32, part = (threadIdx.x / 32 + job.h) % 4; /* of M: low parts are less work, so heads vary */
     float S[N / 8][4], D = ((const float *)a.D.data)[job.h];
 
     copy_tile<ROWS>(r->X[0], x + u.t0 * a.x.ld, a.x.ld, u.n, job.rows);
     copy_tile<N>(r->C[0], Cm + u.t0 * a.Cm.ld, a.Cm.ld, u.n, (int)a.N);
     copy_async_commit();
     load_state<N>(S, a, states, job);
-    scores += ((job.b * a.G + g) * p.tiles + first) * 512 + 128 * warp + lane;
-    for (int64_t k = 0; k < p.per && u.n > 0; k++, scores += 512) {
-        struct ssd_tile next = k + 1 < p.per ? ssd_find_tile(a, p, first + k + 1) : ssd_tile{ 0, 0 };
+    scores += ((job.b * a.G + g) * p.tiles + first) * 512 + 128 * part + lane;
+    for (int k = 0; u.n > 0; k++, scores += 512) {
+        struct ssd_tile next = k + 1 < p.per ? ssd_chunk_tile(a, job.c, k + 1) : ssd_tile{ 0, 0 };
         float keep = tail_keep(now), acc[4][2][4] = { };
         int at = k & 1;
-        uint4 own[4];
 
         if (threadIdx.x < SSD_TILE) {
             r->cum[at][threadIdx.x] = now.cum;
@@ -458,19 +462,21 @@ __global__ void __launch_bounds__(THREADS, N > 128 ? 1 : N > 64 ? 3 : 4)
         }
         copy_async_wait<0>();
         __syncthreads(); /* X, C and the steps are there, and no warp is at the tile before any more */
-        if (next.n > 0) {
+        for (int i = 0; i <= part; i++)
+            copy_async16(&r->M[4 * part + i][lane], scores + 32 * i, true); /* none but this thread reads it */
+        copy_async_commit();
+        if (next.n > 0)
             copy_tile<N>(r->B, Bm + u.t0 * a.Bm.ld, a.Bm.ld, u.n, (int)a.N);
-            copy_async_commit();
+        copy_async_commit();
+        if (next.n > 0) {
             copy_tile<ROWS>(r->X[!at], x + next.t0 * a.x.ld, a.x.ld, next.n, job.rows);
             copy_tile<N>(r->C[!at], Cm + next.t0 * a.Cm.ld, a.Cm.ld, next.n, (int)a.N);
-            copy_async_commit();
             now = load_steps(a, p, job, first + k + 1, next);
         }
-#pragma unroll
-        for (int i = 0; i < 4; i++)
-            own[i] = i <= warp ? scores[32 * i] : make_uint4(0, 0, 0, 0);
+        copy_async_commit();
         from_state<N>(acc, S, r->C[at], r->enter[at]);
-        make_scores(r->M, own, r->cum[at], r->dt[at], r->begin[at]);
+        copy_async_wait<2>();
+        make_scores(r->M, part, r->cum[at], r->dt[at], r->begin[at]);
         copy_async_wait<1>();
         __syncthreads(); /* M and B are there */
         from_tile(acc, r->M, r->X[at], D);
