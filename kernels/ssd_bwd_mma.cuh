@@ -83,18 +83,21 @@ __device__ __forceinline__ void store_pair(bf16 *p, bool valid, const float d[2]
 
 /* ---- copies in the background ---- */
 
-/* Rows of COLS elements: n of them, then zeros up to `rows` */
-template <int COLS> __device__ __forceinline__ void copy_rows(bf16 *to, int ldt, const bf16 *from, int64_t ld, int n, int rows)
+/* ROWS of COLS elements, of which n are read and the others become zeros */
+template <int THREADS, int ROWS, int COLS>
+__device__ __forceinline__ void copy_rows(bf16 *to, int ldt, const bf16 *from, int64_t ld, int n)
 {
-    enum { PACKS = COLS / 8 };
-    for (int i = threadIdx.x; i < rows * PACKS; i += blockDim.x) {
-        int r = i / PACKS, c = i % PACKS * 8;
-        copy_async16(to + r * ldt + c, from + r * ld + c, r < n);
+    enum { PACKS = COLS / 8, ALL = ROWS * PACKS };
+#pragma unroll
+    for (int k = 0; k < (ALL + THREADS - 1) / THREADS; k++) {
+        int i = k * THREADS + (int)threadIdx.x, r = i / PACKS, c = i % PACKS * 8;
+        if (ALL % THREADS == 0 || i < ALL)
+            copy_async16(to + r * ldt + c, from + r * ld + c, r < n);
     }
 }
-__device__ __forceinline__ void copy_record(float *to, const float *from)
+template <int THREADS> __device__ __forceinline__ void copy_record(float *to, const float *from)
 {
-    for (int i = threadIdx.x; i < RECORD * SSD_TILE / 4; i += blockDim.x)
+    for (int i = threadIdx.x; i < RECORD * SSD_TILE / 4; i += THREADS)
         copy_async16(to + 4 * i, from + 4 * i, true);
 }
 
@@ -114,9 +117,9 @@ __device__ __forceinline__ void walk_copy(const struct ssd_bwd &c, unsigned char
     int64_t row = b * c.a.T + u.t0;
     bf16 *V = (bf16 *)stage, *K = V + SSD_TILE * shape::LDP;
 
-    copy_rows<P>(V, shape::LDP, (const bf16 *)v.data + row * v.ld + h * P, v.ld, u.n, SSD_TILE);
-    copy_rows<N>(K, shape::LDN, (const bf16 *)m.data + row * m.ld + h / c.p.rep * N, m.ld, u.n, SSD_TILE);
-    copy_record((float *)(K + SSD_TILE * shape::LDN), ssd_record(c, b, k, h));
+    copy_rows<shape::THREADS, SSD_TILE, P>(V, shape::LDP, (const bf16 *)v.data + row * v.ld + h * P, v.ld, u.n);
+    copy_rows<shape::THREADS, SSD_TILE, N>(K, shape::LDN, (const bf16 *)m.data + row * m.ld + h / c.p.rep * N, m.ld, u.n);
+    copy_record<shape::THREADS>((float *)(K + SSD_TILE * shape::LDN), ssd_record(c, b, k, h));
     copy_async_commit();
 }
 
@@ -230,11 +233,11 @@ __device__ __forceinline__ void tiles_copy(const struct ssd_bwd &c, const struct
     bf16 *X = (bf16 *)stage, *dY = X + shape::TOKENS, *S = dY + shape::TOKENS, *dS = S + shape::STATE;
     int64_t state = ((at.b * c.tiles + at.k) * a.H + h) * (P * N);
 
-    copy_rows<P>(X, shape::LDP, (const bf16 *)a.x.data + at.row * a.x.ld + h * P, a.x.ld, at.n, SSD_TILE);
-    copy_rows<P>(dY, shape::LDP, (const bf16 *)a.dy.data + at.row * a.dy.ld + h * P, a.dy.ld, at.n, SSD_TILE);
-    copy_rows<N>(S, shape::LDN, (const bf16 *)c.S + state, N, P, P);
-    copy_rows<N>(dS, shape::LDN, (const bf16 *)c.dS + state, N, P, P);
-    copy_record((float *)(dS + shape::STATE), ssd_record(c, at.b, at.k, h));
+    copy_rows<512, SSD_TILE, P>(X, shape::LDP, (const bf16 *)a.x.data + at.row * a.x.ld + h * P, a.x.ld, at.n);
+    copy_rows<512, SSD_TILE, P>(dY, shape::LDP, (const bf16 *)a.dy.data + at.row * a.dy.ld + h * P, a.dy.ld, at.n);
+    copy_rows<512, P, N>(S, shape::LDN, (const bf16 *)c.S + state, N, P);
+    copy_rows<512, P, N>(dS, shape::LDN, (const bf16 *)c.dS + state, N, P);
+    copy_record<512>((float *)(dS + shape::STATE), ssd_record(c, at.b, at.k, h));
     copy_async_commit();
 }
 
@@ -244,8 +247,8 @@ __device__ __forceinline__ void tiles_scores(const struct tiles_place &at, const
                                              const float *z, const int *sees, const float cb[2][4], float dcb[2][4],
                                              bf16 *M, int ldm, float *sums)
 {
-    float G[2][4] = {}, row[2] = {}, col[4] = {};
-    int t0 = 16 * at.quarter;
+    float G[2][4] = {}, row[2] = {}, col[4] = {}, late[4];
+    int t0 = 16 * at.quarter, from[4];
 
 #pragma unroll
     for (int k = 0; k < P / 16; k++) {
@@ -254,29 +257,33 @@ __device__ __forceinline__ void tiles_scores(const struct tiles_place &at, const
         mma_pair(G, xf[k], bv);
     }
 #pragma unroll
+    for (int e = 0; e < 4; e++) {
+        late[e] = z[CUM * SSD_TILE + t0 + e / 2 * 8 + 2 * at.t + e % 2];
+        from[e] = sees[t0 + e / 2 * 8 + 2 * at.t + e % 2];
+    }
+#pragma unroll
     for (int r = 0; r < 2; r++) {
         int s = at.s0 + 8 * r;
-        float dt = z[DT * SSD_TILE + s], cum = z[CUM * SSD_TILE + s];
+        float dt = z[DT * SSD_TILE + s], cum = z[CUM * SSD_TILE + s], m[4];
 #pragma unroll
-        for (int j = 0; j < 2; j++) {
-            float m[2];
-#pragma unroll
-            for (int e = 0; e < 2; e++) {
-                int t = t0 + 8 * j + 2 * at.t + e;
-                bool see = s <= t && s >= sees[t];
-                float d = see ? __expf(z[CUM * SSD_TILE + t] - cum) : 0.0f; /* error 2^-21, below bf16's 2^-9 */
-                float w = see ? G[j][2 * r + e] * dt * d : 0.0f;
-                float R = see && s < t ? w * cb[j][2 * r + e] : 0.0f;
+        for (int e = 0; e < 4; e++) {
+            int t = t0 + e / 2 * 8 + 2 * at.t + e % 2;
+            bool see = (s <= t) & (s >= from[e]);
+            float v = G[e / 2][2 * r + e % 2], CB = cb[e / 2][2 * r + e % 2];
+            float d = __expf(late[e] - cum), w = v * dt * d; /* error 2^-21, below bf16's 2^-9 */
 
-                m[e] = see ? cb[j][2 * r + e] * d : 0.0f;
-                dcb[j][2 * r + e] += w;
-                row[r] += R;
-                col[2 * j + e] += R;
-                if (s == t)
-                    sums[5 * 4 * SSD_TILE + s] = G[j][2 * r + e];
-            }
-            *(uint32_t *)(M + s * ldm + t0 + 8 * j + 2 * at.t) = pack2(m[0], m[1]);
+            w = see ? w : 0.0f;
+            m[e] = see ? CB * d : 0.0f;
+            dcb[e / 2][2 * r + e % 2] += w;
+            w = s < t ? w : 0.0f;
+            row[r] += w * CB;
+            col[e] += w * CB;
+            if (at.quarter == at.strip && s == t)
+                sums[5 * 4 * SSD_TILE + s] = v;
         }
+#pragma unroll
+        for (int j = 0; j < 2; j++)
+            *(uint32_t *)(M + s * ldm + t0 + 8 * j + 2 * at.t) = pack2(m[2 * j], m[2 * j + 1]);
     }
 #pragma unroll
     for (int r = 0; r < 2; r++) {
@@ -312,21 +319,26 @@ __device__ __forceinline__ void tiles_sum(const struct tiles_place &at, float *s
 /* Two elements that lie beside each other */
 __device__ __forceinline__ uint32_t two_at(const bf16 *p) { return *(const uint32_t *)p; }
 
-/* Step 2, dB += f x dS. */
-template <int P, int N>
-__device__ __forceinline__ void tiles_keys(const struct tiles_place &at, uint32_t (*xf)[4], const bf16 *dS, float f0,
-                                           float f1, float (*dB)[4])
+/* Step 2 for two products of the same form, d += scale * (a m), a [16,P] of the warp's rows, m [P,N]; what is added is given
+ * to use(pair, its two fragments, unscaled). */
+template <int P, int N, class Use>
+__device__ __forceinline__ void tiles_product(const struct tiles_place &at, const uint32_t (*av)[4], const bf16 *m,
+                                              float scale0, float scale1, float (*d)[4], Use use)
 {
 #pragma unroll
-    for (int k = 0; k < P / 16; k++) {
-        uint32_t av[4] = { scale2(xf[k][0], f0, f0), scale2(xf[k][1], f1, f1), scale2(xf[k][2], f0, f0),
-                           scale2(xf[k][3], f1, f1) };
+    for (int j = 0; j < N / 64; j++) {
+        int col = at.quarter * (N / 4) + 16 * j;
+        float own[2][4] = {};
 #pragma unroll
-        for (int j = 0; j < N / 64; j++) {
+        for (int k = 0; k < P / 16; k++) {
             uint32_t bv[4];
-            load_b(bv, dS, N + 8, 16 * k, at.quarter * (N / 4) + 16 * j);
-            mma_pair(dB + 2 * j, av, bv);
+            load_b(bv, m, N + 8, 16 * k, col);
+            mma_pair(own, av[k], bv);
         }
+#pragma unroll
+        for (int i = 0; i < 8; i++)
+            d[2 * j + i / 4][i % 4] += (i % 4 < 2 ? scale0 : scale1) * own[i / 4][i % 4];
+        use(col, own);
     }
 }
 
@@ -339,34 +351,17 @@ __device__ __forceinline__ void tiles_queries(const struct tiles_place &at, cons
     float into[2] = {};
 
 #pragma unroll
-    for (int k = 0; k < P / 16; k++) {
+    for (int k = 0; k < P / 16; k++)
         load_a(av[k], dY, P + 8, 16 * at.strip, 16 * k);
-        av[k][0] = scale2(av[k][0], e0, e0);
-        av[k][1] = scale2(av[k][1], e1, e1);
-        av[k][2] = scale2(av[k][2], e0, e0);
-        av[k][3] = scale2(av[k][3], e1, e1);
-    }
+    tiles_product<P, N>(at, av, S, e0, e1, dC, [&](int col, const float (*own)[4]) {
 #pragma unroll
-    for (int j = 0; j < N / 64; j++) {
-        int col = at.quarter * (N / 4) + 16 * j;
-        float own[2][4] = {};
-#pragma unroll
-        for (int k = 0; k < P / 16; k++) {
-            uint32_t bv[4];
-            load_b(bv, S, N + 8, 16 * k, col);
-            mma_pair(own, av[k], bv);
+        for (int i = 0; i < 4; i++) {
+            int r = i % 2;
+            uint32_t v = two_at(C + (at.s0 + 8 * r) * (N + 8) + col + i / 2 * 8 + 2 * at.t);
+            into[r] += unpack_lo(v) * own[i / 2][2 * r] + unpack_hi(v) * own[i / 2][2 * r + 1];
         }
-#pragma unroll
-        for (int i = 0; i < 2; i++)
-#pragma unroll
-            for (int r = 0; r < 2; r++) {
-                uint32_t v = two_at(C + (at.s0 + 8 * r) * (N + 8) + col + 8 * i + 2 * at.t);
-                into[r] += unpack_lo(v) * own[i][2 * r] + unpack_hi(v) * own[i][2 * r + 1];
-                dC[2 * j + i][2 * r] += own[i][2 * r];
-                dC[2 * j + i][2 * r + 1] += own[i][2 * r + 1];
-            }
-    }
-    tiles_sum(at, sums, ENTER, into[0], into[1]);
+    });
+    tiles_sum(at, sums, ENTER, e0 * into[0], e1 * into[1]);
 }
 
 /* Step 2, dx (so far) = tail B dS; LEAVE[s] = dt[s] tail[s] x[s] . B dS */
@@ -383,7 +378,7 @@ __device__ __forceinline__ void tiles_leave(const struct tiles_place &at, const 
 #pragma unroll
         for (int j = 0; j < tiles_shape<P, N>::PAIRS_P; j++) {
             int pair = 4 * j + at.quarter;
-            if (pair < P / 16) {
+            if (P % 64 == 0 || pair < P / 16) {
                 load_b_trans(bv, dS, N + 8, 16 * pair, 16 * k);
                 mma_pair(dx[j], av, bv);
             }
@@ -392,8 +387,10 @@ __device__ __forceinline__ void tiles_leave(const struct tiles_place &at, const 
 #pragma unroll
     for (int j = 0; j < tiles_shape<P, N>::PAIRS_P; j++) {
         int pair = 4 * j + at.quarter;
+        if (P % 64 != 0 && pair >= P / 16)
+            break;
 #pragma unroll
-        for (int i = 0; i < 4 && pair < P / 16; i++) {
+        for (int i = 0; i < 4; i++) {
             int r = i % 2;
             uint32_t v = two_at(X + (at.s0 + 8 * r) * (P + 8) + 16 * pair + i / 2 * 8 + 2 * at.t);
             float *d = dx[j][i / 2] + 2 * r;
@@ -418,7 +415,7 @@ __device__ __forceinline__ void tiles_dx(const struct ssd_bwd &c, const struct t
 #pragma unroll
         for (int j = 0; j < tiles_shape<P, N>::PAIRS_P; j++) {
             int pair = 4 * j + at.quarter;
-            if (pair < P / 16) {
+            if (P % 64 == 0 || pair < P / 16) {
                 load_b(bv, dY, P + 8, 16 * k, 16 * pair);
                 mma_pair(dx[j], av, bv);
             }
@@ -427,7 +424,7 @@ __device__ __forceinline__ void tiles_dx(const struct ssd_bwd &c, const struct t
 #pragma unroll
     for (int j = 0; j < tiles_shape<P, N>::PAIRS_P; j++) {
         int pair = 4 * j + at.quarter;
-        if (pair >= P / 16)
+        if (P % 64 != 0 && pair >= P / 16)
             break;
 #pragma unroll
         for (int i = 0; i < 4; i++) {
@@ -472,25 +469,30 @@ __device__ __forceinline__ void tiles_leave_sums(const struct ssd_bwd &c, const 
     }
 }
 
-/* The warp's part of keep <S, dS>. */
+/* The warp's part of keep <S, dS>: of each S dS^T [16,16] the diagonal. Twice as many products as needed are cheaper than
+ * to unpack the elements. */
 template <int P, int N>
 __device__ __forceinline__ void tiles_through(const bf16 *S, const bf16 *dS, float keep, float *sums)
 {
-    float v = 0;
+    int warp = threadIdx.x / 32, g = threadIdx.x % 32 / 4;
+    float d[2][4] = {}, v = 0;
 
-    if (keep != 0.0f) {
-        for (int i = threadIdx.x; i < P * N / 8; i += 512) {
-            int at = i / (N / 8) * (N + 8) + i % (N / 8) * 8;
-            uint4 x = *(const uint4 *)(S + at), y = *(const uint4 *)(dS + at);
-            v += unpack_lo(x.x) * unpack_lo(y.x) + unpack_hi(x.x) * unpack_hi(y.x);
-            v += unpack_lo(x.y) * unpack_lo(y.y) + unpack_hi(x.y) * unpack_hi(y.y);
-            v += unpack_lo(x.z) * unpack_lo(y.z) + unpack_hi(x.z) * unpack_hi(y.z);
-            v += unpack_lo(x.w) * unpack_lo(y.w) + unpack_hi(x.w) * unpack_hi(y.w);
+    if (keep != 0.0f) { /* else S is nothing to the last token's document */
+#pragma unroll
+        for (int i = 0; i < (P * N / 256 + 15) / 16; i++) {
+            uint32_t av[4], bv[4];
+            int block = 16 * i + warp, row = block / (N / 16) * 16, col = block % (N / 16) * 16;
+            if (P * N / 256 % 16 != 0 && row >= P)
+                break;
+            load_a(av, S, N + 8, row, col);
+            load_b_trans(bv, dS, N + 8, row, col);
+            mma_pair(d, av, bv);
         }
-        v = keep * warp_sum(v);
+        v = (g % 2 ? d[0][1] : d[0][0]) + (g % 2 ? d[1][3] : d[1][2]);
+        v = keep * warp_sum(g / 2 == (int)threadIdx.x % 4 ? v : 0.0f);
     }
     if (threadIdx.x % 32 == 0)
-        sums[5 * 4 * SSD_TILE + SSD_TILE + threadIdx.x / 32] = v;
+        sums[5 * 4 * SSD_TILE + SSD_TILE + warp] = v;
 }
 
 /* After the heads: dC += dCB B, dB += dCB^T C; M: room for dCB^T. */
@@ -569,14 +571,14 @@ template <int P, int N> __global__ void __launch_bounds__(512, 1) ssd_bwd_tiles(
     at.g = g;
     at.row = at.b * a.T + u.t0;
     at.n = u.n;
-    at.strip = warp % 4;
     at.quarter = warp / 4;
+    at.strip = (warp + (0x9c >> 2 * at.quarter)) % 4; /* so that each scheduler has 2 or 3 warps with scores */
     at.s0 = 16 * at.strip + lane / 4;
     at.t = lane % 4;
     if (threadIdx.x < SSD_TILE)
         sees[threadIdx.x] = ssd_sees_from(c, at.b, u, threadIdx.x);
-    copy_rows<N>(B, shape::LDN, (const bf16 *)a.Bm.data + at.row * a.Bm.ld + at.g * N, a.Bm.ld, u.n, SSD_TILE);
-    copy_rows<N>(C, shape::LDN, (const bf16 *)a.Cm.data + at.row * a.Cm.ld + at.g * N, a.Cm.ld, u.n, SSD_TILE);
+    copy_rows<512, SSD_TILE, N>(B, shape::LDN, (const bf16 *)a.Bm.data + at.row * a.Bm.ld + g * N, a.Bm.ld, u.n);
+    copy_rows<512, SSD_TILE, N>(C, shape::LDN, (const bf16 *)a.Cm.data + at.row * a.Cm.ld + g * N, a.Cm.ld, u.n);
     tiles_copy<P, N>(c, at, stages, h0);
     for (int i = 0; i < heads; i++) {
         int64_t h = h0 + i;
@@ -611,7 +613,7 @@ template <int P, int N> __global__ void __launch_bounds__(512, 1) ssd_bwd_tiles(
             load_a(xf[k], X, shape::LDP, 16 * at.strip, 16 * k);
         if (at.quarter >= at.strip)
             tiles_scores<P>(at, xf, dY, z, sees, cb, dcb, M, shape::LDM, own);
-        tiles_keys<P, N>(at, xf, dS, dt[0] * tail[0], dt[1] * tail[1], dB);
+        tiles_product<P, N>(at, xf, dS, dt[0] * tail[0], dt[1] * tail[1], dB, [](int, const float (*)[4]) {});
         tiles_queries<P, N>(at, dY, S, C, z[IN * SSD_TILE + at.s0], z[IN * SSD_TILE + at.s0 + 8], dC, own);
         tiles_leave<P, N>(at, X, dS, B, tail, dt, dx, own);
         tiles_through<P, N>(S, dS, z[IN * SSD_TILE + SSD_TILE - 1], own);
