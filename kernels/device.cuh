@@ -98,7 +98,8 @@ static inline bool aligned_rows(const struct tensor *t, int bytes)
     return (uintptr_t)t->data % bytes == 0 && (size_t)t->ld * size % bytes == 0;
 }
 
-__device__ __forceinline__ float sigmoid(float x) { return 1.0f / (1.0f + __expf(-x)); }
+/* Off by some units in the last place, by 2^-126 below x = -87: __fdividef gives 0 there. */
+__device__ __forceinline__ float sigmoid(float x) { return __fdividef(1.0f, 1.0f + __expf(-x)); }
 /* log(1 + e^x); beyond 20 it is x to the last bit of a float. log1pf keeps small results exact. */
 __device__ __forceinline__ float softplus(float x) { return x > 20.0f ? x : log1pf(expf(x)); }
 

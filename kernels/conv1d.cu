@@ -1,0 +1,397 @@
+/* conv1d.cu - causal depthwise convolution along the sequence
+ * SPDX-License-Identifier: MIT
+ *
+ * The formulas are conv1d.c's. A thread has N neighbouring channels and walks down a stretch of one sequence; the W-1
+ * inputs before the token stand in registers, so that x is read once (but for W-1 tokens where stretches meet, which are
+ * in the cache). A block is 32 threads along the channels by 4 stretches. Backward makes g = dy act'(...) once per token
+ * and adds it to the W unfinished dx that it reaches, also in registers; it walks W-1 tokens beyond the stretch, whose
+ * g reach back into it. Sums for dw and dbias stand in registers, are added over the block and written to work, and
+ * cuda_add_parts adds them up. Stretches are so long that the device runs about all of them at once.
+ *
+ * W = 4 has kernels of its own; other widths go through those of 8 taps, of which some do not exist.
+ */
+#include "rows.cuh"
+
+namespace {
+
+enum { STRETCHES = 4, RESIDENT = 5, AT_ONCE = 4, LEAST = 16, MOST = 512, MAXW = 8 };
+
+/* How the tokens are cut: `per` stretches of `length` tokens for each sequence, `columns` blocks along the channels. */
+struct cut {
+    int64_t per, length, columns;
+};
+
+struct place {
+    int64_t b, t0, t1, c;
+    bool valid;
+};
+
+__device__ __forceinline__ struct place place_of(const struct conv1d &a, const struct cut &cut, int n)
+{
+    struct place p;
+    int64_t s = blockIdx.x / cut.columns * STRETCHES + threadIdx.y;
+    p.b = s / cut.per;
+    p.t0 = s % cut.per * cut.length;
+    p.t1 = p.t0 + cut.length < a.T ? p.t0 + cut.length : a.T;
+    p.c = (blockIdx.x % cut.columns * 32 + threadIdx.x) * n;
+    p.valid = p.b < a.B && p.t0 < a.T && p.c < a.C;
+    return p;
+}
+
+/* The input at token t >= -(W-1), which may lie before the row. */
+template <class T, int N> __device__ __forceinline__ void input(const struct conv1d &a, float (&x)[N], int64_t b, int64_t t, int64_t c)
+{
+    int64_t before = a.W - 1 + t; /* the row of the halo */
+    if (t >= 0)
+        read_floats(x, (const T *)a.x.data + (b * a.T + t) * a.x.ld + c);
+    else if (a.halo.data && before >= 0)
+        read_floats(x, (const float *)a.halo.data + (b * (a.W - 1) + before) * a.halo.ld + c);
+    else
+        for (int k = 0; k < N; k++)
+            x[k] = 0.0f;
+}
+
+/* How many taps of token t lie in its document and in known inputs. */
+__device__ __forceinline__ int taps(const struct conv1d &a, int64_t b, int64_t t)
+{
+    int64_t first = a.start ? a.start[b * a.T + t] : t - MAXW;
+    if (!a.halo.data && first < 0)
+        first = 0;
+    return (int)(t - first + 1 < a.W ? t - first + 1 : a.W);
+}
+
+/* What a thread knows of its channels: the taps, that of the current token first, and the bias. */
+template <int N, int W> struct filter {
+    float w[W][N], bias[N];
+
+    __device__ __forceinline__ void load(const struct conv1d &a, int64_t c)
+    {
+        for (int k = 0; k < N; k++) {
+            const float *row = (const float *)a.w.data + (c + k) * a.w.ld;
+            if constexpr (W == 4 && N > 1) {
+                pack<float, 4> all = load_pack<float, 4>(row);
+                for (int j = 0; j < W; j++)
+                    w[j][k] = all.v[W - 1 - j];
+            } else {
+                for (int j = 0; j < W; j++)
+                    w[j][k] = j < a.W ? row[a.W - 1 - j] : 0.0f;
+            }
+            bias[k] = a.bias.data ? ((const float *)a.bias.data)[c + k] : 0.0f;
+        }
+    }
+    /* bias + sum over the first `taps` taps of x[j] = the input j tokens ago */
+    __device__ __forceinline__ void apply(float (&y)[N], const float (&x)[W][N], int taps) const
+    {
+        for (int k = 0; k < N; k++)
+            y[k] = bias[k];
+        if (taps == W) {
+            for (int j = W - 1; j >= 0; j--)
+                for (int k = 0; k < N; k++)
+                    y[k] = fmaf(w[j][k], x[j][k], y[k]);
+        } else {
+            for (int j = W - 1; j >= 0; j--)
+                if (j < taps)
+                    for (int k = 0; k < N; k++)
+                        y[k] = fmaf(w[j][k], x[j][k], y[k]);
+        }
+    }
+};
+
+/* Token t is followed by the next: x[0] is free. */
+template <int N, int W> __device__ __forceinline__ void move_on(float (&x)[W][N])
+{
+    for (int j = W - 1; j > 0; j--)
+        for (int k = 0; k < N; k++)
+            x[j][k] = x[j - 1][k];
+}
+
+template <class T, int N, int W>
+__global__ void __launch_bounds__(32 * STRETCHES, RESIDENT) conv1d_fwd_kernel(struct conv1d a, struct cut cut)
+{
+    struct place p = place_of(a, cut, N);
+    const T *rows = (const T *)a.x.data + p.b * a.T * a.x.ld + p.c;
+    T *out = (T *)a.y.data + p.b * a.T * a.y.ld + p.c;
+    struct filter<N, W> f;
+    float x[W][N], y[N];
+
+    if (!p.valid)
+        return;
+    f.load(a, p.c);
+    for (int j = 0; j < W - 1; j++)
+        input<T>(a, x[j], p.b, p.t0 - 1 - j, p.c);
+    for (int64_t t = p.t0; t < p.t1; t += AT_ONCE) {
+        pack<T, N> next[AT_ONCE];
+        for (int i = 0; i < AT_ONCE; i++)
+            if (t + i < p.t1)
+                next[i] = read_pack<T, N>(rows + (t + i) * a.x.ld);
+        for (int i = 0; i < AT_ONCE; i++) {
+            if (t + i >= p.t1)
+                break;
+            move_on(x);
+            to_floats(x[0], next[i]);
+            f.apply(y, x, taps(a, p.b, t + i));
+            if (a.silu)
+                for (int k = 0; k < N; k++)
+                    y[k] *= sigmoid(y[k]);
+            write_floats(out + (t + i) * a.y.ld, y);
+        }
+    }
+}
+
+/* The gradients that a thread gathers: dx[j] of the input j tokens ago, not finished before j = W-1; dw, dbias. */
+template <int N, int W> struct gradients {
+    float dx[W][N], dw[W][N], dbias[N];
+
+    /* Adds g = the gradient of the sum of a token's taps; own: the token counts for dw and dbias. */
+    __device__ __forceinline__ void add(const struct filter<N, W> &f, const float (&g)[N], const float (&x)[W][N], int taps,
+                                        bool own)
+    {
+        for (int j = 0; j < W; j++)
+            if (j < taps)
+                for (int k = 0; k < N; k++) {
+                    dx[j][k] = fmaf(f.w[j][k], g[k], dx[j][k]);
+                    if (own)
+                        dw[j][k] = fmaf(g[k], x[j][k], dw[j][k]);
+                }
+        if (own)
+            for (int k = 0; k < N; k++)
+                dbias[k] += g[k];
+    }
+};
+
+/* y holds bias + taps; becomes g. */
+template <int N> __device__ __forceinline__ void act_grad(float (&y)[N], const float (&dy)[N], bool silu)
+{
+    for (int k = 0; k < N; k++) {
+        float s = sigmoid(y[k]);
+        y[k] = silu ? dy[k] * (s + y[k] * s * (1.0f - s)) : dy[k];
+    }
+}
+
+/* dx of token t, if it is one of the stretch; dhalo of a token before the row. */
+template <class T, int N, int W>
+__device__ __forceinline__ void write_dx(const struct conv1d &a, const struct place &p, int64_t t, const float (&dx)[N])
+{
+    int64_t before = a.W - 1 + t;
+    if (t >= p.t0)
+        write_floats((T *)a.dx.data + (p.b * a.T + t) * a.dx.ld + p.c, dx);
+    else if (t < 0 && before >= 0 && a.dhalo.data)
+        write_floats((float *)a.dhalo.data + (p.b * (a.W - 1) + before) * a.dhalo.ld + p.c, dx);
+}
+
+template <class T, int N, int W>
+__device__ __forceinline__ void bwd_stretch(const struct conv1d &a, const struct place &p, struct gradients<N, W> &d)
+{
+    const T *rows = (const T *)a.x.data + p.b * a.T * a.x.ld + p.c;
+    const T *dys = (const T *)a.dy.data + p.b * a.T * a.dy.ld + p.c;
+    int64_t end = p.t1 + W - 1, known = end < a.T ? end : a.T;
+    struct filter<N, W> f;
+    float x[W][N], g[N], dy[N];
+
+    f.load(a, p.c);
+    for (int j = 0; j < W - 1; j++)
+        input<T>(a, x[j], p.b, p.t0 - 1 - j, p.c);
+    for (int64_t t = p.t0; t < end; t += AT_ONCE) {
+        pack<T, N> next[AT_ONCE], next_dy[AT_ONCE];
+        for (int i = 0; i < AT_ONCE; i++)
+            if (t + i < known) {
+                next[i] = read_pack<T, N>(rows + (t + i) * a.x.ld);
+                next_dy[i] = read_pack<T, N>(dys + (t + i) * a.dy.ld);
+            }
+        for (int i = 0; i < AT_ONCE; i++) {
+            if (t + i >= end)
+                break;
+            move_on(x);
+            move_on(d.dx);
+            for (int k = 0; k < N; k++)
+                d.dx[0][k] = 0.0f;
+            if (t + i < known) {
+                int n = taps(a, p.b, t + i);
+                to_floats(x[0], next[i]);
+                to_floats(dy, next_dy[i]);
+                f.apply(g, x, n);
+                act_grad(g, dy, a.silu);
+                d.add(f, g, x, n, t + i < p.t1);
+            }
+            write_dx<T, N, W>(a, p, t + i - (W - 1), d.dx[W - 1]);
+        }
+    }
+}
+
+/* part [W+1,C] of each block: dw by tap, then dbias */
+template <class T, int N, int W>
+__global__ void __launch_bounds__(32 * STRETCHES, RESIDENT) conv1d_bwd_kernel(struct conv1d a, struct cut cut)
+{
+    __shared__ float room[STRETCHES][W + 1][32 * N + 1];
+    struct place p = place_of(a, cut, N);
+    float *part = (float *)a.work + blockIdx.x / cut.columns * (a.W + 1) * a.C;
+    int64_t c0 = blockIdx.x % cut.columns * 32 * N;
+    struct gradients<N, W> d = {};
+
+    if (p.valid)
+        bwd_stretch<T, N, W>(a, p, d);
+    for (int j = 0; j <= W; j++)
+        for (int k = 0; k < N; k++)
+            room[threadIdx.y][j][32 * k + threadIdx.x] = j < W ? d.dw[j < W ? j : 0][k] : d.dbias[k];
+    __syncthreads();
+    for (int i = threadIdx.y * 32 + threadIdx.x; i < (W + 1) * 32 * N; i += 32 * STRETCHES) {
+        int j = i / (32 * N), at = i % (32 * N), tap = j < W ? (int)a.W - 1 - j : (int)a.W;
+        int64_t c = c0 + at % 32 * N + at / 32;
+        float sum = room[0][j][at];
+        for (int s = 1; s < STRETCHES; s++)
+            sum += room[s][j][at];
+        if (tap >= 0 && c < a.C)
+            part[tap * a.C + c] = sum;
+    }
+}
+
+/* halo_out = the last W-1 inputs of halo|x. All are read before one is written: halo_out may be the halo. */
+template <class T> __global__ void __launch_bounds__(256) halo_kernel(struct conv1d a)
+{
+    int64_t at = (int64_t)blockIdx.x * 256 + threadIdx.x, b = at / a.C, c = at % a.C;
+    int rows = (int)a.W - 1;
+    float x[MAXW - 1][1];
+
+    if (b >= a.B)
+        return;
+    for (int i = 0; i < MAXW - 1; i++)
+        if (i < rows)
+            input<T>(a, x[i], b, a.T - rows + i, c);
+    for (int i = 0; i < MAXW - 1; i++)
+        if (i < rows)
+            ((float *)a.halo_out.data)[(b * rows + i) * a.halo_out.ld + c] = x[i][0];
+}
+
+/* One channel of one sequence: y, and the halo moved on. */
+template <class T> __global__ void __launch_bounds__(256) conv1d_step_kernel(struct conv1d a)
+{
+    int64_t at = (int64_t)blockIdx.x * 256 + threadIdx.x, b = at / a.C, c = at % a.C;
+    int rows = (int)a.W - 1;
+    struct filter<1, MAXW> f;
+    float x[MAXW][1], y[1];
+
+    if (b >= a.B)
+        return;
+    float *halo = (float *)a.halo.data + b * rows * a.halo.ld + c;
+    f.load(a, c);
+    x[0][0] = to_float(((const T *)a.x.data)[b * a.x.ld + c]);
+    for (int j = 1; j < MAXW; j++)
+        x[j][0] = j <= rows ? halo[(rows - j) * a.halo.ld] : 0.0f;
+    f.apply(y, x, (int)a.W);
+    ((T *)a.y.data)[b * a.y.ld + c] = from_float<T>(a.silu ? y[0] * sigmoid(y[0]) : y[0]);
+    for (int j = 0; j < MAXW - 1; j++)
+        if (j < rows)
+            halo[(rows - 1 - j) * a.halo.ld] = x[j][0];
+}
+
+struct cut cut_of(const struct conv1d *a, int n)
+{
+    struct cut c;
+    c.columns = ceil_div(a->C, 32 * n);
+    c.per = (int64_t)cuda_processors() * RESIDENT * STRETCHES / (c.columns * a->B);
+    if (c.per < ceil_div(a->T, MOST))
+        c.per = ceil_div(a->T, MOST);
+    if (c.per > ceil_div(a->T, LEAST))
+        c.per = ceil_div(a->T, LEAST);
+    c.length = ceil_div(a->T, c.per);
+    return c;
+}
+
+int64_t blocks_down(const struct conv1d *a, const struct cut *c) { return ceil_div(a->B * c->per, STRETCHES); }
+
+template <class T, int N, int W> void launch_fwd(const struct conv1d *a)
+{
+    struct cut c = cut_of(a, N);
+    LAUNCH((conv1d_fwd_kernel<T, N, W>), (unsigned)(blocks_down(a, &c) * c.columns), dim3(32, STRETCHES), 0, *a, c);
+}
+
+template <class T, int N, int W> void launch_bwd(const struct conv1d *a)
+{
+    struct cut c = cut_of(a, N);
+    int64_t parts = blocks_down(a, &c);
+    const float *part = (const float *)a->work;
+    struct add_parts dw = { parts, a->C, (a->W + 1) * a->C, a->W, a->C, 1, a->dw.ld, part, (float *)a->dw.data };
+    struct add_parts dbias = { parts, a->C, dw.ld, 1, 0, 0, 1, part + a->W * a->C, (float *)a->dbias.data };
+
+    LAUNCH((conv1d_bwd_kernel<T, N, W>), (unsigned)(parts * c.columns), dim3(32, STRETCHES), 0, *a, c);
+    cuda_add_parts(&dw);
+    if (a->dbias.data)
+        cuda_add_parts(&dbias);
+}
+
+/* Whether the kernels that take n channels at once may be used. */
+bool wide(const struct conv1d *a, int n)
+{
+    return a->C % n == 0 && wide_rows(&a->x, n) && wide_rows(&a->y, n) && wide_rows(&a->halo, n) &&
+           wide_rows(&a->dy, n) && wide_rows(&a->dx, n) && wide_rows(&a->dhalo, n) && (a->W != 4 || wide_rows(&a->w, 4));
+}
+
+void check(const struct conv1d *a, const char *op)
+{
+    CUDA_NEED(op, a, x);
+    CUDA_NEED(op, a, w);
+    if (a->W < 1 || a->W > MAXW)
+        cuda_fault(op, "W", "is not in 1..8");
+}
+
+bool empty(const struct conv1d *a) { return a->B < 1 || a->T < 1 || a->C < 1; }
+
+}
+
+/* Enough for any smaller B and T too. */
+size_t cuda_conv1d_work(const struct conv1d *a)
+{
+    int64_t at_once = (int64_t)cuda_processors() * RESIDENT * STRETCHES / ceil_div(a->C, 32 * 4);
+    int64_t long_ones = a->B * ceil_div(a->T, MOST), short_ones = a->B * ceil_div(a->T, LEAST);
+    int64_t most = at_once > long_ones ? at_once : long_ones;
+    return (size_t)(ceil_div(most < short_ones ? most : short_ones, STRETCHES) * (a->W + 1) * a->C) * sizeof(float);
+}
+
+void cuda_conv1d_fwd(const struct conv1d *a)
+{
+    check(a, "conv1d_fwd");
+    CUDA_NEED("conv1d_fwd", a, y);
+    if (empty(a))
+        return;
+    WITH_TYPE(a->x.dtype, T, {
+        constexpr int N = 16 / sizeof(T);
+        if (a->W == 4 && wide(a, N))
+            launch_fwd<T, N, 4>(a);
+        else if (wide(a, 4))
+            launch_fwd<T, 4, MAXW>(a);
+        else
+            launch_fwd<T, 1, MAXW>(a);
+        if (a->halo_out.data && a->W > 1)
+            LAUNCH((halo_kernel<T>), (unsigned)ceil_div(a->B * a->C, 256), 256, 0, *a);
+    });
+}
+
+void cuda_conv1d_bwd(const struct conv1d *a)
+{
+    check(a, "conv1d_bwd");
+    CUDA_NEED("conv1d_bwd", a, dy);
+    CUDA_NEED("conv1d_bwd", a, dx);
+    CUDA_NEED("conv1d_bwd", a, dw);
+    if (empty(a))
+        return;
+    WITH_TYPE(a->x.dtype, T, {
+        if (a->W == 4 && wide(a, 4))
+            launch_bwd<T, 4, 4>(a);
+        else if (wide(a, 4))
+            launch_bwd<T, 4, MAXW>(a);
+        else
+            launch_bwd<T, 1, MAXW>(a);
+    });
+}
+
+void cuda_conv1d_step(const struct conv1d *a)
+{
+    check(a, "conv1d_step");
+    CUDA_NEED("conv1d_step", a, y);
+    if (a->W > 1)
+        CUDA_NEED("conv1d_step", a, halo);
+    if (a->B < 1 || a->C < 1)
+        return;
+    WITH_TYPE(a->x.dtype, T,
+              LAUNCH((conv1d_step_kernel<T>), (unsigned)ceil_div(a->B * a->C, 256), 256, 0, *a));
+}

@@ -1,0 +1,199 @@
+/* rows.cuh - what the kernels that walk over rows share: elements as floats, sums over a row, sums of partial sums
+ * SPDX-License-Identifier: MIT
+ */
+#ifndef SSM_ROWS_CUH
+#define SSM_ROWS_CUH
+
+#include <cstring>
+
+#include "device.cuh"
+
+/* N elements in accesses of at most 16 bytes, which the address must be aligned to. */
+template <class T, int N> __device__ __forceinline__ pack<T, N> read_pack(const T *p)
+{
+    if constexpr (sizeof(T) * N > 16) {
+        constexpr int PART = 16 / sizeof(T);
+        pack<T, N> all;
+        for (int i = 0; i < N; i += PART) {
+            pack<T, PART> part = load_pack<T, PART>(p + i);
+            for (int k = 0; k < PART; k++)
+                all.v[i + k] = part.v[k];
+        }
+        return all;
+    } else {
+        return load_pack<T, N>(p);
+    }
+}
+
+template <class T, int N> __device__ __forceinline__ void to_floats(float (&to)[N], const pack<T, N> &from)
+{
+    if constexpr (sizeof(T) == 2 && N % 2 == 0) {
+        uint32_t u[N / 2];
+        memcpy(u, &from, sizeof u);
+        for (int i = 0; i < N / 2; i++) {
+            to[2 * i] = unpack_lo(u[i]);
+            to[2 * i + 1] = unpack_hi(u[i]);
+        }
+    } else {
+        for (int i = 0; i < N; i++)
+            to[i] = to_float(from.v[i]);
+    }
+}
+
+template <class T, int N> __device__ __forceinline__ void read_floats(float (&to)[N], const T *p)
+{
+    to_floats(to, read_pack<T, N>(p));
+}
+
+template <class T, int N> __device__ __forceinline__ void write_floats(T *p, const float (&from)[N])
+{
+    if constexpr (sizeof(T) * N > 16) {
+        for (int i = 0; i < N; i += 4)
+            store_pack(p + i, pack<T, 4>{ from[i], from[i + 1], from[i + 2], from[i + 3] });
+    } else if constexpr (sizeof(T) == 2 && N % 2 == 0) {
+        uint32_t u[N / 2];
+        pack<T, N> v;
+        for (int i = 0; i < N / 2; i++)
+            u[i] = pack2(from[2 * i], from[2 * i + 1]);
+        memcpy(&v, u, sizeof v);
+        store_pack(p, v);
+    } else {
+        pack<T, N> v;
+        for (int i = 0; i < N; i++)
+            v.v[i] = from_float<T>(from[i]);
+        store_pack(p, v);
+    }
+}
+
+/* Whether N elements of each row can be accessed by read_pack and write_floats; absent tensors can. */
+static inline bool wide_rows(const struct tensor *t, int n)
+{
+    int size = n * (t->dtype == F32 ? 4 : 2);
+    return !t->data || aligned_rows(t, size < 16 ? size : 16);
+}
+static inline bool wide_vector(const struct tensor *t) { return (uintptr_t)t->data % 16 == 0; }
+
+/* ---- rows of `n` elements, each the business of blockDim.x threads; blockDim.y rows at once ---- */
+
+enum {
+    ROW_EACH = 16,     /* elements that a thread holds in registers */
+    ROW_THREADS = 512, /* most threads of a block */
+    ROW_LONGEST = ROW_EACH * ROW_THREADS,
+};
+
+struct row_shape {
+    unsigned threads, rows; /* blockDim.x, blockDim.y */
+    int64_t blocks;         /* each takes every blocks-th `rows` rows */
+};
+
+/* held: the row lies in registers, else it is read anew for each use, and a block has one row. resident: threads that
+ * a multiprocessor has at once; groups: kinds of rows that share it. */
+static inline struct row_shape row_shape(int64_t M, int64_t n, bool held, int resident, int64_t groups)
+{
+    struct row_shape s = { 256, 1, 1 };
+    if (held) {
+        s.threads = (unsigned)round_up(ceil_div(n < ROW_LONGEST ? n : (int64_t)ROW_LONGEST, ROW_EACH), 32);
+        s.rows = s.threads < 256 ? 256 / s.threads : 1;
+    }
+    int64_t most = ceil_div((int64_t)cuda_processors() * (resident / (int)(s.threads * s.rows)), groups);
+    s.blocks = ceil_div(M, s.rows) < most ? ceil_div(M, s.rows) : most;
+    return s;
+}
+
+/* What a thread has of a row: packs threadIdx.x + i blockDim.x, held in registers, zeros beyond the row's end; K = 0:
+ * in memory. */
+template <class T, int N, int K> struct row_packs {
+    const T *row;
+    pack<T, N> held[K ? K : 1];
+
+    __device__ __forceinline__ void load(const T *p, int packs, bool valid)
+    {
+        row = p;
+        for (int i = 0; i < K; i++) {
+            int c = threadIdx.x + i * blockDim.x;
+            if (valid && c < packs)
+                held[i] = read_pack<T, N>(p + (int64_t)c * N);
+            else
+                for (int k = 0; k < N; k++)
+                    held[i].v[k] = from_float<T>(0.0f);
+        }
+    }
+    __device__ __forceinline__ void get(float (&to)[N], int i) const
+    {
+        if constexpr (K > 0)
+            to_floats(to, held[i]);
+        else
+            read_floats(to, row + (int64_t)(threadIdx.x + i * blockDim.x) * N);
+    }
+};
+
+/* How many packs a thread has; of held ones those beyond the row's end count too. */
+template <int K> __device__ __forceinline__ int row_turns(int packs)
+{
+    if (K > 0)
+        return K;
+    return (int)threadIdx.x < packs ? (packs - 1 - (int)threadIdx.x) / (int)blockDim.x + 1 : 0;
+}
+
+/* Room for the sums of a block's warps, twice: who comes first to the next sum writes where nobody reads. */
+template <int S> struct row_room {
+    float of_warp[2][ROW_THREADS / 32][S];
+};
+
+/* Sums over the threads of a row, given to all of them. `turn` begins as 0. */
+template <int S> __device__ __forceinline__ void row_sums(float (&x)[S], row_room<S> &room, int &turn)
+{
+    int lane = threadIdx.x % 32, warps = blockDim.x / 32, first = threadIdx.y * warps;
+    for (int s = 0; s < S; s++)
+        x[s] = warp_sum(x[s]);
+    if (warps == 1)
+        return;
+    if (lane == 0)
+        for (int s = 0; s < S; s++)
+            room.of_warp[turn][first + threadIdx.x / 32][s] = x[s];
+    __syncthreads();
+    for (int s = 0; s < S; s++)
+        x[s] = warp_sum(lane < warps ? room.of_warp[turn][first + lane][s] : 0.0f);
+    turn ^= 1;
+}
+
+/* A column's sums of the block's rows at once, in order of the rows, written to part [columns]. `room` is free before;
+ * after it, behind a __syncthreads. */
+enum { ROW_ROOM = 256 * ROW_EACH };
+template <int N, int K>
+__device__ __forceinline__ void write_part(float *part, const float (&sum)[K][N], int packs, float *room)
+{
+    int n = packs * N;
+    if (blockDim.y > 1) {
+        for (int i = 0; i < K; i++) {
+            int c = threadIdx.x + i * blockDim.x;
+            if (c < packs)
+                for (int k = 0; k < N; k++)
+                    room[(int)threadIdx.y * n + c * N + k] = sum[i][k];
+        }
+        __syncthreads();
+        for (int c = threadIdx.y * blockDim.x + threadIdx.x; c < n; c += blockDim.x * blockDim.y) {
+            float all = room[c];
+            for (int y = 1; y < (int)blockDim.y; y++)
+                all += room[y * n + c];
+            part[c] = all;
+        }
+    } else {
+        for (int i = 0; i < K; i++) {
+            int c = threadIdx.x + i * blockDim.x;
+            if (c < packs)
+                write_floats(part + c * N, sum[i]);
+        }
+    }
+}
+
+/* For each plane p < planes: out[p out_plane + c out_step] += sum over i < parts of part[i ld + p part_plane + c], c < D,
+ * in a fixed order (colsum.cu). */
+struct add_parts {
+    int64_t parts, D, ld, planes, part_plane, out_plane, out_step;
+    const float *part;
+    float *out;
+};
+void cuda_add_parts(const struct add_parts *a);
+
+#endif
