@@ -83,6 +83,7 @@ struct embed {
     struct tensor y;            /* = [M,D] */
     struct tensor dy;           /* [M,D] */
     struct tensor dtable;       /* += [V,D] */
+    void *work;
 };
 
 /* The norms in front of sub-layers, by row:
@@ -369,6 +370,7 @@ struct backend {
     void (*matmul)(const struct matmul *);
     size_t (*colsum_work)(const struct colsum *);
     void (*colsum)(const struct colsum *);
+    size_t (*embed_work)(const struct embed *); /* of the backward pass */
     void (*embed_fwd)(const struct embed *);
     void (*embed_bwd)(const struct embed *);
     size_t (*norm_work)(const struct norm *);

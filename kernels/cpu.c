@@ -90,6 +90,7 @@ const struct backend CPU_TABLE = {
     .matmul = cpu_matmul,
     .colsum_work = cpu_colsum_work,
     .colsum = cpu_colsum,
+    .embed_work = cpu_embed_work,
     .embed_fwd = cpu_embed_fwd,
     .embed_bwd = cpu_embed_bwd,
     .norm_work = cpu_norm_work,

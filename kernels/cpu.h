@@ -19,6 +19,7 @@
 void cpu_matmul(const struct matmul *a);
 size_t cpu_colsum_work(const struct colsum *a);
 void cpu_colsum(const struct colsum *a);
+size_t cpu_embed_work(const struct embed *a);
 void cpu_embed_fwd(const struct embed *a);
 void cpu_embed_bwd(const struct embed *a);
 size_t cpu_norm_work(const struct norm *a);

@@ -129,6 +129,9 @@ static struct need measure(const struct config *c, const struct param *(*roles)[
     need.work = be->xent_work(&e);
     size_t w = be->norm_work(&fn);
     need.work = w > need.work ? w : need.work;
+    struct embed table = { .M = train ? B * T : 0, .D = c->d_model, .V = config_vocab_rows(c) };
+    w = be->embed_work(&table);
+    need.work = w > need.work ? w : need.work;
     for (int64_t l = 0; l < c->layers; l++) {
         const struct layer_kind *k = layer_kind(c->pattern[l]);
         const struct slots *ss = &slots[l];

@@ -19,6 +19,7 @@ extern "C" {
 void cuda_matmul(const struct matmul *a);
 size_t cuda_colsum_work(const struct colsum *a);
 void cuda_colsum(const struct colsum *a);
+size_t cuda_embed_work(const struct embed *a);
 void cuda_embed_fwd(const struct embed *a);
 void cuda_embed_bwd(const struct embed *a);
 size_t cuda_norm_work(const struct norm *a);

@@ -1,0 +1,234 @@
+/* act.cu - activations on the GPU: gelu, its tanh approximation, squared relu, silu, soft cap; with a gate or without
+ * SPDX-License-Identifier: MIT
+ *
+ * Formulas: act.c. Every tensor is read or written once. Exponentials are __expf's, whose relative error of
+ * 1e-6 to 1e-5 (large arguments, where the result is next to 0 or 1) adds to an activation what rounding to bf16
+ * hides and what float training does not see. f and f' share them.
+ */
+#include "cells.cuh"
+
+namespace {
+
+enum { FWD_PACKS = 4, BWD_PACKS = 2 };
+
+/* __fdividef: a reciprocal to 1 ulp, no branches; 0 for a divisor beyond 2^126, where 1/(1+e) may as well be 0. */
+__device__ __forceinline__ float fast_sigmoid(float x) { return __fdividef(1.0f, 1.0f + __expf(-x)); }
+
+/* Phi(x), the normal distribution function, and its density, by vmath.h's fit of erfc: t P(t) exp(-x^2/2)/2 is
+ * the tail, t = 1/(1+0.4|x|/sqrt 2). */
+__device__ __forceinline__ float normal(float x, float *density)
+{
+    float t = __fdividef(1.0f, 1.0f + 0.4f * 0.70710678f * fabsf(x)), e = __expf(-0.5f * x * x), q;
+
+    q = -3.350112687e-2f;
+    q = q * t + 2.187853561e-1f;
+    q = q * t - 5.465026178e-1f;
+    q = q * t + 6.093421803e-1f;
+    q = q * t - 3.343118762e-1f;
+    q = q * t + 2.979731946e-1f;
+    q = q * t + 1.210599825e-1f;
+    q = q * t + 2.166893860e-1f;
+    q = q * t + 2.247486653e-1f;
+    q = q * t + 2.257168574e-1f;
+    q = 0.5f * t * q * e;
+    *density = 0.39894228f * e;
+    return x < 0.0f ? q : 1.0f - q;
+}
+
+/* f(x), and f'(x), which costs nothing where it is not used. inverse = 1/cap */
+template <int KIND> __device__ __forceinline__ float value(float x, float cap, float inverse, float *slope)
+{
+    if constexpr (KIND == ACT_GELU) {
+        float density, p = normal(x, &density);
+        *slope = p + x * density;
+        return x * p;
+    } else if constexpr (KIND == ACT_GELU_TANH) {
+        float cube = 0.044715f * x * x;
+        float s = fast_sigmoid(1.595769122f * (x + cube * x)); /* 2 sqrt(2/pi) */
+        *slope = s + x * s * (1.0f - s) * (1.595769122f * (1.0f + 3.0f * cube));
+        return x * s;
+    } else if constexpr (KIND == ACT_RELU2) {
+        float pos = x < 0.0f ? 0.0f : x;
+        *slope = 2.0f * pos;
+        return pos * pos;
+    } else if constexpr (KIND == ACT_SILU) {
+        float s = fast_sigmoid(x);
+        *slope = s + x * s * (1.0f - s);
+        return x * s;
+    } else {
+        float s = tanhf(x * inverse);
+        *slope = 1.0f - s * s;
+        return cap * s;
+    }
+}
+
+template <int KIND, bool GATED, class T, int N>
+__global__ void __launch_bounds__(CELL_THREADS)
+    act_fwd_kernel(cells c, matrix<const T> x, matrix<const T> u, matrix<T> y, float cap)
+{
+    cell_walk<FWD_PACKS> walk(c);
+    pack<T, N> xs[FWD_PACKS], us[FWD_PACKS];
+    T *to[FWD_PACKS];
+    float inverse = 1.0f / cap, slope;
+
+#pragma unroll
+    for (int k = 0; k < FWD_PACKS; k++) {
+        int64_t row, p;
+        to[k] = nullptr;
+        if (!walk.at(k, &row, &p))
+            continue;
+        xs[k] = load_pack<T, N>(x.at(row, p * N));
+        if (GATED)
+            us[k] = load_pack<T, N>(u.at(row, p * N));
+        to[k] = y.at(row, p * N);
+    }
+#pragma unroll
+    for (int k = 0; k < FWD_PACKS; k++) {
+        if (!to[k])
+            continue;
+#pragma unroll
+        for (int i = 0; i < N; i++) {
+            float f = value<KIND>(to_float(xs[k].v[i]), cap, inverse, &slope);
+            xs[k].v[i] = from_float<T>(GATED ? f * to_float(us[k].v[i]) : f);
+        }
+        store_pack(to[k], xs[k]);
+    }
+}
+
+/* dx or du may be dy: a thread has read its packs before it writes them. */
+template <int KIND, bool GATED, class T, int N>
+__global__ void __launch_bounds__(CELL_THREADS)
+    act_bwd_kernel(cells c, matrix<const T> x, matrix<const T> u, matrix<const T> dy, matrix<T> dx, matrix<T> du, float cap)
+{
+    cell_walk<BWD_PACKS> walk(c);
+    pack<T, N> xs[BWD_PACKS], us[BWD_PACKS], gs[BWD_PACKS];
+    float inverse = 1.0f / cap;
+    int64_t row, p;
+
+#pragma unroll
+    for (int k = 0; k < BWD_PACKS; k++) {
+        if (!walk.at(k, &row, &p))
+            continue;
+        xs[k] = load_pack<T, N>(x.at(row, p * N));
+        gs[k] = load_pack<T, N>(dy.at(row, p * N));
+        if (GATED)
+            us[k] = load_pack<T, N>(u.at(row, p * N));
+    }
+#pragma unroll
+    for (int k = 0; k < BWD_PACKS; k++) {
+        if (!walk.at(k, &row, &p))
+            continue;
+#pragma unroll
+        for (int i = 0; i < N; i++) {
+            float slope, f = value<KIND>(to_float(xs[k].v[i]), cap, inverse, &slope), g = to_float(gs[k].v[i]);
+            gs[k].v[i] = from_float<T>(g * f);
+            xs[k].v[i] = from_float<T>(GATED ? g * to_float(us[k].v[i]) * slope : g * slope);
+        }
+        store_pack(dx.at(row, p * N), xs[k]);
+        if (GATED)
+            store_pack(du.at(row, p * N), gs[k]);
+    }
+}
+
+template <class T, int N, int KIND> void fwd(const struct activation *a)
+{
+    cells c = cells_of("act_fwd", a->M, a->D / N);
+    auto x = matrix_of<const T>(&a->x), u = matrix_of<const T>(&a->u);
+    auto y = matrix_of<T>(&a->y);
+    float cap = (float)a->cap;
+
+    if (a->u.data)
+        LAUNCH((act_fwd_kernel<KIND, true, T, N>), cells_grid(c, FWD_PACKS), CELL_THREADS, 0, c, x, u, y, cap);
+    else
+        LAUNCH((act_fwd_kernel<KIND, false, T, N>), cells_grid(c, FWD_PACKS), CELL_THREADS, 0, c, x, u, y, cap);
+}
+
+template <class T, int N, int KIND> void bwd(const struct activation *a)
+{
+    cells c = cells_of("act_bwd", a->M, a->D / N);
+    auto x = matrix_of<const T>(&a->x), u = matrix_of<const T>(&a->u), dy = matrix_of<const T>(&a->dy);
+    auto dx = matrix_of<T>(&a->dx), du = matrix_of<T>(&a->du);
+    float cap = (float)a->cap;
+
+    if (a->u.data)
+        LAUNCH((act_bwd_kernel<KIND, true, T, N>), cells_grid(c, BWD_PACKS), CELL_THREADS, 0, c, x, u, dy, dx, du, cap);
+    else
+        LAUNCH((act_bwd_kernel<KIND, false, T, N>), cells_grid(c, BWD_PACKS), CELL_THREADS, 0, c, x, u, dy, dx, du, cap);
+}
+
+void check(const struct activation *a, const char *op, const struct tensor *t, const char *field)
+{
+    cuda_need(op, field, t);
+    if (t->dtype != a->x.dtype)
+        cuda_fault(op, field, "has another dtype than x");
+}
+
+void check_kind(const struct activation *a, const char *op)
+{
+    if ((int)a->kind < ACT_GELU || a->kind > ACT_SOFTCAP)
+        cuda_fault(op, "kind", "is unknown");
+    if (a->kind == ACT_SOFTCAP && !(a->cap > 0))
+        cuda_fault(op, "cap", "is not positive");
+}
+
+/* Rows can be read 16 bytes at a time; an absent tensor is no hindrance. */
+bool wide(const struct activation *a, bool backward)
+{
+    const struct tensor *t[] = { &a->x, &a->u, &a->y, &a->dy, &a->dx, &a->du };
+
+    for (int i = 0; i < 6; i++) {
+        bool used = i < 2 || (i == 2) == !backward;
+        if (used && t[i]->data && !aligned_rows(t[i], 16))
+            return false;
+    }
+    return a->D % (a->x.dtype == BF16 ? 8 : 4) == 0;
+}
+
+}
+
+#define EACH_KIND(launch, T, N)                  \
+    switch (a->kind) {                           \
+    case ACT_GELU:                               \
+        return launch<T, N, ACT_GELU>(a);        \
+    case ACT_GELU_TANH:                          \
+        return launch<T, N, ACT_GELU_TANH>(a);   \
+    case ACT_RELU2:                              \
+        return launch<T, N, ACT_RELU2>(a);       \
+    case ACT_SILU:                               \
+        return launch<T, N, ACT_SILU>(a);        \
+    case ACT_SOFTCAP:                            \
+        return launch<T, N, ACT_SOFTCAP>(a);     \
+    }
+
+void cuda_act_fwd(const struct activation *a)
+{
+    check(a, "act_fwd", &a->x, "x");
+    check(a, "act_fwd", &a->y, "y");
+    if (a->u.data)
+        check(a, "act_fwd", &a->u, "u");
+    check_kind(a, "act_fwd");
+    if (a->M <= 0 || a->D <= 0)
+        return;
+    if (wide(a, false))
+        WITH_TYPE(a->x.dtype, T, EACH_KIND(fwd, T, 16 / sizeof(T)));
+    else
+        WITH_TYPE(a->x.dtype, T, EACH_KIND(fwd, T, 1));
+}
+
+void cuda_act_bwd(const struct activation *a)
+{
+    check(a, "act_bwd", &a->x, "x");
+    check(a, "act_bwd", &a->dy, "dy");
+    check(a, "act_bwd", &a->dx, "dx");
+    if (a->u.data) {
+        check(a, "act_bwd", &a->u, "u");
+        check(a, "act_bwd", &a->du, "du");
+    }
+    check_kind(a, "act_bwd");
+    if (a->M <= 0 || a->D <= 0)
+        return;
+    if (wide(a, true))
+        WITH_TYPE(a->x.dtype, T, EACH_KIND(bwd, T, 16 / sizeof(T)));
+    else
+        WITH_TYPE(a->x.dtype, T, EACH_KIND(bwd, T, 1));
+}

@@ -1,0 +1,268 @@
+/* xent.cu - linear head and softmax cross-entropy on the GPU, a block of rows at a time
+ * SPDX-License-Identifier: MIT
+ *
+ * As xent.c: z = x w^T;  loss = logsumexp(f(z)) - f(z[target]);  e = (softmax - onehot) f'(z) in the place of z;
+ * dx = e w;  dw += e^T x. The products are matmul's and take nearly all of the time. Logits and e have the dtype of x, sums
+ * are of floats. Only one block of rows is in memory, LOGIT_BYTES of it; a smaller one would make the products read and
+ * write dw too often. Between the products a block of threads has a row: it reads it once for the largest logit and the
+ * sum, kept together (Milakov & Gimelshein 2018), and once more, mostly from the L2 cache, to write e.
+ */
+#include "cells.cuh"
+
+namespace {
+
+enum { THREADS = 512, BATCH = 4, PAD = 64 };
+const int64_t LOGIT_BYTES = 512 << 20;
+
+/* ---- a row ---- */
+
+/* Float work is done with exact functions; logits that were rounded to bf16 need none. */
+template <class T> __device__ __forceinline__ float exponential(float x)
+{
+    return sizeof(T) == 2 ? __expf(x) : expf(x);
+}
+/* The sum of exp(z - top), and the largest so far. */
+struct running {
+    float top, sum;
+};
+
+/* While nothing but -inf has come, differences are taken from 0: -inf - -inf would be NaN. */
+__device__ __forceinline__ float base_of(float top) { return top == -INFINITY ? 0.0f : top; }
+
+template <class T> __device__ __forceinline__ running merged(running a, running b)
+{
+    float top = fmaxf(a.top, b.top), base = base_of(top);
+    return { top, a.sum * exponential<T>(a.top - base) + b.sum * exponential<T>(b.top - base) };
+}
+
+template <class T> __device__ __forceinline__ running block_merged(running r, running *room)
+{
+    int lane = threadIdx.x % 32, warp = threadIdx.x / 32;
+
+    for (int k = 16; k > 0; k >>= 1)
+        r = merged<T>(r, { __shfl_xor_sync(0xffffffffu, r.top, k), __shfl_xor_sync(0xffffffffu, r.sum, k) });
+    if (lane == 0)
+        room[warp] = r;
+    __syncthreads();
+    r = { -INFINITY, 0.0f };
+    if (lane < THREADS / 32)
+        r = room[lane];
+    for (int k = 16; k > 0; k >>= 1)
+        r = merged<T>(r, { __shfl_xor_sync(0xffffffffu, r.top, k), __shfl_xor_sync(0xffffffffu, r.sum, k) });
+    return r;
+}
+
+struct cap {
+    float most, inverse;
+};
+
+/* cap tanh(z/cap); tanh(y) = 1 - 2/(1 + exp(2y)), whose error near 0 is 1e-7 cap, is enough for bf16. */
+template <bool CAPPED, class T> __device__ __forceinline__ float capped(float z, const cap &c)
+{
+    if (!CAPPED)
+        return z;
+    float y = z * c.inverse;
+    return c.most * (sizeof(T) == 2 ? 1.0f - __fdividef(2.0f, 1.0f + __expf(2.0f * y)) : tanhf(y));
+}
+
+/* Its derivative, from the capped logit; rounding must not turn the sign. */
+template <bool CAPPED> __device__ __forceinline__ float cap_slope(float z, const cap &c)
+{
+    if (!CAPPED)
+        return 1.0f;
+    float slope = 1.0f - z * c.inverse * (z * c.inverse);
+    return slope < 0.0f ? 0.0f : slope;
+}
+
+template <bool CAPPED, int PACKS, class T, int N>
+__device__ __forceinline__ void take_packs(running *r, const pack<T, N> *in, const cap &c)
+{
+    float z[PACKS * N], top = r->top;
+
+#pragma unroll
+    for (int k = 0; k < PACKS * N; k++) {
+        z[k] = capped<CAPPED, T>(to_float(in[k / N].v[k % N]), c);
+        top = fmaxf(top, z[k]);
+    }
+    float base = base_of(top), sum = r->sum * exponential<T>(r->top - base);
+#pragma unroll
+    for (int k = 0; k < PACKS * N; k++)
+        sum += exponential<T>(z[k] - base);
+    *r = { top, sum };
+}
+
+/* The part of this thread: its packs of the whole ones, and one logit of the rest. */
+template <bool CAPPED, class T, int N> __device__ __forceinline__ running row_sum(const T *z, int64_t V, const cap &c)
+{
+    running r = { -INFINITY, 0.0f };
+    int64_t whole = V / N, i = threadIdx.x;
+
+    for (; i + (BATCH - 1) * THREADS < whole; i += BATCH * THREADS) {
+        pack<T, N> in[BATCH];
+#pragma unroll
+        for (int k = 0; k < BATCH; k++)
+            in[k] = load_pack<T, N>(z + (i + k * THREADS) * N);
+        take_packs<CAPPED, BATCH>(&r, in, c);
+    }
+    for (; i < whole; i += THREADS) {
+        pack<T, N> in = load_pack<T, N>(z + i * N);
+        take_packs<CAPPED, 1>(&r, &in, c);
+    }
+    if (whole * N + threadIdx.x < V)
+        r = merged<T>(r, { capped<CAPPED, T>(to_float(z[whole * N + threadIdx.x]), c), 1.0f });
+    return r;
+}
+
+/* e in the place of z, but for the target's. */
+template <bool CAPPED, class T, int N>
+__device__ __forceinline__ void row_gradient(T *z, int64_t V, int64_t ld, float base, float scale, const cap &c)
+{
+    auto gradient = [&](T logit) {
+        float f = capped<CAPPED, T>(to_float(logit), c);
+        return from_float<T>(exponential<T>(f - base) * scale * cap_slope<CAPPED>(f, c));
+    };
+    int64_t whole = V / N, rest = whole * N + threadIdx.x;
+
+#pragma unroll BATCH
+    for (int64_t i = threadIdx.x; i < whole; i += THREADS) {
+        pack<T, N> in = load_pack<T, N>(z + i * N);
+#pragma unroll
+        for (int j = 0; j < N; j++)
+            in.v[j] = gradient(in.v[j]);
+        store_pack(z + i * N, in);
+    }
+    if (rest < ld)
+        z[rest] = rest < V ? gradient(z[rest]) : from_float<T>(0.0f);
+}
+
+template <class T, int N> __device__ void zero_row(T *z, int64_t ld)
+{
+    pack<T, N> zero;
+
+    for (int j = 0; j < N; j++)
+        zero.v[j] = from_float<T>(0.0f);
+    for (int64_t i = threadIdx.x; i < ld / N; i += THREADS)
+        store_pack(z + i * N, zero);
+}
+
+/* z [rows,V], ld a multiple of PAD; with GRADIENT it becomes e, and the columns from V to ld 0. A target beyond the
+ * vocabulary makes the loss NaN. */
+template <bool CAPPED, bool GRADIENT, class T>
+__global__ void __launch_bounds__(THREADS, 2)
+    row_kernel(T *logits, int64_t V, int64_t ld, const int32_t *targets, float *loss, cap c)
+{
+    constexpr int N = 16 / sizeof(T);
+    __shared__ running room[THREADS / 32];
+    T *z = logits + (int64_t)blockIdx.x * ld;
+    int32_t target = targets[blockIdx.x];
+
+    if (target < 0) {
+        if (threadIdx.x == 0)
+            loss[blockIdx.x] = 0.0f;
+        if (GRADIENT)
+            zero_row<T, N>(z, ld);
+        return;
+    }
+    float zt = target < V ? capped<CAPPED, T>(to_float(z[target]), c) : NAN;
+    running r = block_merged<T>(row_sum<CAPPED, T, N>(z, V, c), room); /* all have read zt when it returns */
+    float base = base_of(r.top), scale = 1.0f / r.sum;
+    if (threadIdx.x == 0)
+        loss[blockIdx.x] = logf(r.sum) + (base - zt);
+    if (!GRADIENT)
+        return;
+    row_gradient<CAPPED, T, N>(z, V, ld, base, scale, c);
+    __syncthreads();
+    if (threadIdx.x == 0 && target < V)
+        z[target] = from_float<T>((exponential<T>(zt - base) * scale - 1.0f) * cap_slope<CAPPED>(zt, c));
+}
+
+/* ---- the host's side ---- */
+
+size_t size_of(enum dtype t) { return t == BF16 ? 2 : 4; }
+
+int64_t logits_ld(const struct xent *a) { return round_up(a->V, PAD); }
+
+/* Rows at a time: as many as LOGIT_BYTES hold, blocks of nearly equal size. */
+int64_t block_rows(const struct xent *a)
+{
+    int64_t most = LOGIT_BYTES / (logits_ld(a) * (int64_t)size_of(a->x.dtype)) / 128 * 128;
+
+    most = most < 128 ? 128 : most;
+    int64_t blocks = ceil_div(a->M, most);
+    return blocks <= 1 ? a->M : round_up(ceil_div(a->M, blocks), 128);
+}
+
+struct tensor rows_from(const struct tensor &t, int64_t row)
+{
+    return { (char *)t.data + row * t.ld * (int64_t)size_of(t.dtype), t.ld, t.dtype };
+}
+
+template <class T, bool CAPPED> void rows(const struct xent *a, T *z, int64_t m0, int64_t n)
+{
+    int64_t ld = logits_ld(a);
+    cap c = { (float)a->softcap, CAPPED ? (float)(1 / a->softcap) : 0.0f };
+
+    if (a->dx.data)
+        LAUNCH((row_kernel<CAPPED, true, T>), (unsigned)n, THREADS, 0, z, a->V, ld, a->target + m0, a->loss + m0, c);
+    else
+        LAUNCH((row_kernel<CAPPED, false, T>), (unsigned)n, THREADS, 0, z, a->V, ld, a->target + m0, a->loss + m0, c);
+}
+
+/* Rows m0 to m0 + n. */
+void block(const struct xent *a, void *work, int64_t m0, int64_t n)
+{
+    struct tensor z = { work, logits_ld(a), a->x.dtype }, x = rows_from(a->x, m0);
+    struct matmul head = {}, dx = {}, dw = {};
+
+    head.M = n, head.N = a->V, head.K = a->D;
+    head.trans_b = true;
+    head.a = x, head.b = a->w, head.c = z;
+    cuda_matmul(&head);
+    if (a->softcap > 0)
+        WITH_TYPE(a->x.dtype, T, rows<T, true>(a, (T *)work, m0, n));
+    else
+        WITH_TYPE(a->x.dtype, T, rows<T, false>(a, (T *)work, m0, n));
+    if (!a->dx.data)
+        return;
+    dx.M = n, dx.N = a->D, dx.K = a->V;
+    dx.a = z, dx.b = a->w, dx.c = rows_from(a->dx, m0);
+    cuda_matmul(&dx);
+    dw.M = a->V, dw.N = a->D, dw.K = n;
+    dw.trans_a = true;
+    dw.a = z, dw.b = x, dw.c = dw.add = a->dw;
+    cuda_matmul(&dw);
+}
+
+void check(const struct xent *a)
+{
+    CUDA_NEED("xent", a, x);
+    CUDA_NEED("xent", a, w);
+    if (a->dx.data) {
+        CUDA_NEED("xent", a, dx);
+        CUDA_NEED("xent", a, dw);
+    }
+    if (a->w.dtype != a->x.dtype)
+        cuda_fault("xent", "w", "has another dtype than x");
+    if (a->softcap < 0)
+        cuda_fault("xent", "softcap", "is negative");
+    if (!a->work)
+        cuda_fault("xent", "work", "is absent");
+}
+
+}
+
+size_t cuda_xent_work(const struct xent *a)
+{
+    return (size_t)(block_rows(a) * logits_ld(a)) * size_of(a->x.dtype) + 256;
+}
+
+void cuda_xent(const struct xent *a)
+{
+    check(a);
+    if (a->M <= 0)
+        return;
+    void *work = (void *)(((uintptr_t)a->work + 255) & ~(uintptr_t)255);
+    int64_t rows = block_rows(a);
+    for (int64_t m0 = 0; m0 < a->M; m0 += rows)
+        block(a, work, m0, a->M - m0 < rows ? a->M - m0 : rows);
+}
