@@ -190,7 +190,7 @@ void net_train(struct net_ctx *x, const struct batch *b, struct net_state *in, s
     }
     be->embed_bwd(&(struct embed){ .M = M, .D = D, .V = config_vocab_rows(&n->c), .ids = ids,
                                    .scale = n->c.embed_scale, .dy = dstream,
-                                   .dtable = grad(n, "embeddings.weight") , .work = n->work });
+                                   .dtable = grad(n, "embeddings.weight"), .work = n->work });
     if (out)
         out->pos = (in ? in->pos : 0) + b->T;
 }
