@@ -48,6 +48,13 @@ typedef __nv_bfloat16 bf16;
 
 #endif
 
+/* Before a loop whose arrays must stay in registers. */
+#ifdef SSM_EMULATE
+#define UNROLL
+#else
+#define UNROLL _Pragma("unroll")
+#endif
+
 /* ---- numbers ---- */
 
 __device__ __forceinline__ float to_float(float x) { return x; }
@@ -100,6 +107,19 @@ static inline bool aligned_rows(const struct tensor *t, int bytes)
 
 /* Off by some units in the last place, by 2^-126 below x = -87: __fdividef gives 0 there. */
 __device__ __forceinline__ float sigmoid(float x) { return __fdividef(1.0f, 1.0f + __expf(-x)); }
+
+/* 2^x to 2 units in the last place; results below FLT_MIN are 0. */
+#ifdef SSM_EMULATE
+inline float exp2_fast(float x) { return exp2f(x); }
+#else
+__device__ __forceinline__ float exp2_fast(float x)
+{
+    float r;
+    asm("ex2.approx.ftz.f32 %0, %1;" : "=f"(r) : "f"(x));
+    return r;
+}
+#endif
+
 /* log(1 + e^x); beyond 20 it is x to the last bit of a float. log1pf keeps small results exact. */
 __device__ __forceinline__ float softplus(float x) { return x > 20.0f ? x : log1pf(expf(x)); }
 
