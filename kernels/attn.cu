@@ -30,14 +30,14 @@ __device__ __forceinline__ void softmax_tile(float (*s)[NT][4], float (*o)[HD / 
             most = fmaxf(most, __shfl_xor_sync(0xffffffffu, most, 1));
             most = fmaxf(most, __shfl_xor_sync(0xffffffffu, most, 2));
             base = most == -INFINITY ? 0.0f : most * factor; /* a row that has seen no key yet */
-            fade[i][r] = exp2_fast(top[i][r] * factor - base);
+            fade[i][r] = fast_exp2(top[i][r] * factor - base);
             top[i][r] = most;
             grew = grew || fade[i][r] != 1.0f;
             UNROLL
             for (int j = 0; j < NT; j++)
                 UNROLL
                 for (int e = 2 * r; e < 2 * r + 2; e++) {
-                    s[i][j][e] = exp2_fast(s[i][j][e] * factor - base);
+                    s[i][j][e] = fast_exp2(s[i][j][e] * factor - base);
                     add += s[i][j][e];
                 }
             sum[i][r] = sum[i][r] * fade[i][r] + add;

@@ -95,7 +95,7 @@ __device__ __forceinline__ void find_queries(const struct attn &a, int b, int k0
 /* tanh with an absolute error of 2e-7 */
 __device__ __forceinline__ float tanh_fast(float x)
 {
-    return 1.0f - __fdividef(2.0f, 1.0f + exp2_fast(x * (2 * LOG2E)));
+    return 1.0f - __fdividef(2.0f, 1.0f + fast_exp2(x * (2 * LOG2E)));
 }
 
 /* ---- tiles of bf16 ---- */

@@ -100,12 +100,12 @@ struct scores {
     {
     }
     /* p in place of the product s; the slope f' when there is a softcap */
-    __device__ __forceinline__ void p(float &s, float lse) const { s = exp2_fast(s * factor - lse); }
+    __device__ __forceinline__ void p(float &s, float lse) const { s = fast_exp2(s * factor - lse); }
     __device__ __forceinline__ float p_capped(float &s, float lse) const
     {
         float r = tanh_fast(s * inv);
 
-        s = exp2_fast(cap * r - lse);
+        s = fast_exp2(cap * r - lse);
         return 1.0f - r * r;
     }
 };

@@ -58,7 +58,7 @@ template <class T, bool WIDE> __device__ __forceinline__ void load8(float x[8], 
 }
 
 /* A softmax so far: the largest score in base 2, the sum, the weighted values. b is the later part. */
-__device__ __forceinline__ float fade_to(float top, float both) { return both == -INFINITY ? 0.0f : exp2_fast(top - both); }
+__device__ __forceinline__ float fade_to(float top, float both) { return both == -INFINITY ? 0.0f : fast_exp2(top - both); }
 
 template <class T, int LANES, int R, bool WIDE>
 __global__ void __launch_bounds__(THREADS) attn_step_kernel(const struct attn a, const struct step_plan p, float *parts)
@@ -124,7 +124,7 @@ __global__ void __launch_bounds__(THREADS) attn_step_kernel(const struct attn a,
             UNROLL
             for (int u = 0; u < UNROLLED; u++) {
                 bool in = k0 + u * GROUPS + group < end;
-                float w = in ? exp2_fast(s[u] - (most == -INFINITY ? 0.0f : most)) : 0.0f;
+                float w = in ? fast_exp2(s[u] - (most == -INFINITY ? 0.0f : most)) : 0.0f;
 
                 sum[r] += w;
                 UNROLL

@@ -105,21 +105,59 @@ static inline bool aligned_rows(const struct tensor *t, int bytes)
     return (uintptr_t)t->data % bytes == 0 && (size_t)t->ld * size % bytes == 0;
 }
 
-/* Off by some units in the last place, by 2^-126 below x = -87: __fdividef gives 0 there. */
-__device__ __forceinline__ float sigmoid(float x) { return __fdividef(1.0f, 1.0f + __expf(-x)); }
-
-/* 2^x to 2 units in the last place; results below FLT_MIN are 0. */
+/* One instruction each, whose results are off by 2 units in the last place at most and are 0 where they would be
+ * denormal: 2^x, 1/x, sqrt(x). */
 #ifdef SSM_EMULATE
-inline float exp2_fast(float x) { return exp2f(x); }
+inline float fast_exp2(float x) { return exp2f(x); }
+inline float fast_rcp(float x) { return 1.0f / x; }
+inline float fast_sqrt(float x) { return sqrtf(x); }
 #else
-__device__ __forceinline__ float exp2_fast(float x)
+__device__ __forceinline__ float fast_exp2(float x)
 {
-    float r;
-    asm("ex2.approx.ftz.f32 %0, %1;" : "=f"(r) : "f"(x));
-    return r;
+    float y;
+    asm("ex2.approx.ftz.f32 %0, %1;" : "=f"(y) : "f"(x));
+    return y;
+}
+__device__ __forceinline__ float fast_rcp(float x)
+{
+    float y;
+    asm("rcp.approx.ftz.f32 %0, %1;" : "=f"(y) : "f"(x));
+    return y;
+}
+__device__ __forceinline__ float fast_sqrt(float x)
+{
+    float y;
+    asm("sqrt.approx.ftz.f32 %0, %1;" : "=f"(y) : "f"(x));
+    return y;
 }
 #endif
 
+/* From block to block of one launch: what a block's thread wrote before publish() is seen by a thread that await()ed
+ * it. A block may await only those with a smaller blockIdx.x (and no y, z), which are begun before it. */
+#ifdef SSM_EMULATE
+inline void publish(int *flag) { *flag = 1; }
+inline void await(const int *flag)
+{
+    if (*flag != 1)
+        cuda_fault("await", "flag", "is not set: blocks are not in order");
+}
+#else
+__device__ __forceinline__ void publish(int *flag)
+{
+    __threadfence();
+    asm volatile("st.release.gpu.global.s32 [%0], 1;" :: "l"(flag) : "memory");
+}
+__device__ __forceinline__ void await(const int *flag)
+{
+    int v;
+    do
+        asm volatile("ld.acquire.gpu.global.s32 %0, [%1];" : "=r"(v) : "l"(flag) : "memory");
+    while (v != 1);
+}
+#endif
+
+/* Off by some units in the last place, by 2^-126 below x = -87: __fdividef gives 0 there. */
+__device__ __forceinline__ float sigmoid(float x) { return __fdividef(1.0f, 1.0f + __expf(-x)); }
 /* log(1 + e^x); beyond 20 it is x to the last bit of a float. log1pf keeps small results exact. */
 __device__ __forceinline__ float softplus(float x) { return x > 20.0f ? x : log1pf(expf(x)); }
 
