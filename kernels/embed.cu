@@ -209,8 +209,8 @@ __global__ void __launch_bounds__(CELL_THREADS) sum_kernel(sums s, matrix<const 
     float *part = s.part + (int64_t)blockIdx.x * 2 * s.stride + col;
     pack<float, N> sum = {};
     for (int i = 0; i < n; i += BATCH) {
-        pack<T, N> x[BATCH];
-        pack<float, N> old[BATCH];
+        pack<T, N> x[BATCH] = {};
+        pack<float, N> old[BATCH] = {};
 #pragma unroll
         for (int j = 0; j < BATCH; j++) {
             if (i + j >= n)

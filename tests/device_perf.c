@@ -371,6 +371,7 @@ static void perf_ends(const char *what, int64_t M, int64_t D, int64_t V)
         x.dx = e.dy = e.y = act(M, D);
         x.dw = e.dtable = param(V, D, 0, 0);
         x.work = work_of("xent", &x);
+        e.work = work_of("embed", &e);
         snprintf(shape, sizeof shape, "%s M %lld D %lld V %lld", what, (long long)M, (long long)D,
                  (long long)V);
         PERF(embed_fwd, shape, &e, M);

@@ -136,7 +136,7 @@ bool device_call(const struct backend *be, const char *op, const void *a)
     return false;
 }
 
-#define WORKS(X) X(colsum) X(norm) X(gatednorm) X(conv1d) X(ssd) X(scan) X(rglru) X(attn) X(xent)
+#define WORKS(X) X(colsum) X(embed) X(norm) X(gatednorm) X(conv1d) X(ssd) X(scan) X(rglru) X(attn) X(xent)
 
 size_t device_work(const struct backend *be, const char *type, const void *a, size_t *at)
 {

@@ -71,6 +71,7 @@ static struct backend table = {
     .matmul = cuda_matmul,
     .colsum_work = cuda_colsum_work,
     .colsum = cuda_colsum,
+    .embed_work = cuda_embed_work,
     .embed_fwd = cuda_embed_fwd,
     .embed_bwd = cuda_embed_bwd,
     .norm_work = cuda_norm_work,
