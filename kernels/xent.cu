@@ -2,8 +2,9 @@
  * SPDX-License-Identifier: MIT
  *
  * As xent.c: z = x w^T;  loss = logsumexp(f(z)) - f(z[target]);  e = (softmax - onehot) f'(z) in the place of z;
- * dx = e w;  dw += e^T x. The products are matmul's and take nearly all of the time. Logits and e have the dtype of x, sums
- * are of floats. Only one block of rows is in memory, LOGIT_BYTES of it; a smaller one would make the products read and
+ * dx = e w;  dw += e^T x. The products are matmul's and take nearly all of the time. With a gradient logits and e have the
+ * dtype of x: in BF16 logits are rounded, as they are where a linear layer comes before the loss. Without, logits are
+ * floats and the loss is exact. Sums are of floats. Only one block of rows is in memory, LOGIT_BYTES of it; a smaller one would make the products read and
  * write dw too often. Between the products a block of threads has a row: it reads it once for the largest logit and the
  * sum, kept together (Milakov & Gimelshein 2018), and once more, mostly from the L2 cache, to write e.
  */
@@ -180,12 +181,14 @@ __global__ void __launch_bounds__(THREADS, 2)
 
 size_t size_of(enum dtype t) { return t == BF16 ? 2 : 4; }
 
+enum dtype logits_dtype(const struct xent *a) { return a->dx.data ? a->x.dtype : F32; }
+
 int64_t logits_ld(const struct xent *a) { return round_up(a->V, PAD); }
 
 /* Rows at a time: as many as LOGIT_BYTES hold, blocks of nearly equal size. */
 int64_t block_rows(const struct xent *a)
 {
-    int64_t most = LOGIT_BYTES / (logits_ld(a) * (int64_t)size_of(a->x.dtype)) / 128 * 128;
+    int64_t most = LOGIT_BYTES / (logits_ld(a) * (int64_t)size_of(logits_dtype(a))) / 128 * 128;
 
     most = most < 128 ? 128 : most;
     int64_t blocks = ceil_div(a->M, most);
@@ -197,33 +200,30 @@ struct tensor rows_from(const struct tensor &t, int64_t row)
     return { (char *)t.data + row * t.ld * (int64_t)size_of(t.dtype), t.ld, t.dtype };
 }
 
-template <class T, bool CAPPED> void rows(const struct xent *a, T *z, int64_t m0, int64_t n)
+template <bool GRADIENT, class T> void rows(const struct xent *a, T *z, int64_t m0, int64_t n)
 {
     int64_t ld = logits_ld(a);
-    cap c = { (float)a->softcap, CAPPED ? (float)(1 / a->softcap) : 0.0f };
+    cap c = { (float)a->softcap, a->softcap > 0 ? (float)(1 / a->softcap) : 0.0f };
 
-    if (a->dx.data)
-        LAUNCH((row_kernel<CAPPED, true, T>), (unsigned)n, THREADS, 0, z, a->V, ld, a->target + m0, a->loss + m0, c);
+    if (a->softcap > 0)
+        LAUNCH((row_kernel<true, GRADIENT, T>), (unsigned)n, THREADS, 0, z, a->V, ld, a->target + m0, a->loss + m0, c);
     else
-        LAUNCH((row_kernel<CAPPED, false, T>), (unsigned)n, THREADS, 0, z, a->V, ld, a->target + m0, a->loss + m0, c);
+        LAUNCH((row_kernel<false, GRADIENT, T>), (unsigned)n, THREADS, 0, z, a->V, ld, a->target + m0, a->loss + m0, c);
 }
 
 /* Rows m0 to m0 + n. */
 void block(const struct xent *a, void *work, int64_t m0, int64_t n)
 {
-    struct tensor z = { work, logits_ld(a), a->x.dtype }, x = rows_from(a->x, m0);
+    struct tensor z = { work, logits_ld(a), logits_dtype(a) }, x = rows_from(a->x, m0);
     struct matmul head = {}, dx = {}, dw = {};
 
     head.M = n, head.N = a->V, head.K = a->D;
     head.trans_b = true;
     head.a = x, head.b = a->w, head.c = z;
     cuda_matmul(&head);
-    if (a->softcap > 0)
-        WITH_TYPE(a->x.dtype, T, rows<T, true>(a, (T *)work, m0, n));
-    else
-        WITH_TYPE(a->x.dtype, T, rows<T, false>(a, (T *)work, m0, n));
     if (!a->dx.data)
-        return;
+        return rows<false>(a, (float *)work, m0, n);
+    WITH_TYPE(z.dtype, T, rows<true>(a, (T *)work, m0, n));
     dx.M = n, dx.N = a->D, dx.K = a->V;
     dx.a = z, dx.b = a->w, dx.c = rows_from(a->dx, m0);
     cuda_matmul(&dx);
@@ -253,7 +253,7 @@ void check(const struct xent *a)
 
 size_t cuda_xent_work(const struct xent *a)
 {
-    return (size_t)(block_rows(a) * logits_ld(a)) * size_of(a->x.dtype) + 256;
+    return (size_t)(block_rows(a) * logits_ld(a)) * size_of(logits_dtype(a)) + 256;
 }
 
 void cuda_xent(const struct xent *a)
