@@ -185,13 +185,20 @@ enum dtype logits_dtype(const struct xent *a) { return a->dx.data ? a->x.dtype :
 
 int64_t logits_ld(const struct xent *a) { return round_up(a->V, PAD); }
 
-/* Rows at a time: as many as LOGIT_BYTES hold, blocks of nearly equal size. */
-int64_t block_rows(const struct xent *a)
+/* The rows that a block may have: as many as LOGIT_BYTES hold. */
+int64_t most_rows(const struct xent *a)
 {
     int64_t most = LOGIT_BYTES / (logits_ld(a) * (int64_t)size_of(logits_dtype(a))) / 128 * 128;
 
     most = most < 128 ? 128 : most;
-    int64_t blocks = ceil_div(a->M, most);
+    return a->M < most ? a->M : most;
+}
+
+/* Rows at a time, blocks of nearly equal size. */
+int64_t block_rows(const struct xent *a)
+{
+    int64_t blocks = ceil_div(a->M, most_rows(a));
+
     return blocks <= 1 ? a->M : round_up(ceil_div(a->M, blocks), 128);
 }
 
@@ -251,9 +258,10 @@ void check(const struct xent *a)
 
 }
 
+/* That of the largest block, so that it serves fewer rows too. */
 size_t cuda_xent_work(const struct xent *a)
 {
-    return (size_t)(block_rows(a) * logits_ld(a)) * size_of(logits_dtype(a)) + 256;
+    return (size_t)(most_rows(a) * logits_ld(a)) * size_of(logits_dtype(a)) + 256;
 }
 
 void cuda_xent(const struct xent *a)
