@@ -186,7 +186,7 @@ __global__ void __launch_bounds__(256) ssd_passing_kernel(struct ssd a, struct s
             ((float *)a.hT.data)[(bh * a.P + row) * a.hT.ld + col + i] = s[i];
 }
 
-static void passing(const struct ssd *a, const struct ssd_plan *p, const struct tensor *states)
+void ssd_passing(const struct ssd *a, const struct ssd_plan *p, const struct tensor *states)
 {
     WITH_TYPE(states->dtype, S, {
         constexpr int V = 16 / sizeof(S);
@@ -300,13 +300,11 @@ void cuda_ssd_fwd(const struct ssd *a)
     states = chunk_states(a, &p);
     ssd_prepare(a, &p);
     if (ssd_mma_takes(a, &states)) {
-        ssd_mma_local(a, &p, &states);
-        passing(a, &p, &states);
-        ssd_mma_scan(a, &p, &states);
+        ssd_mma_forward(a, &p, &states);
         return;
     }
     WITH_TYPE(a->x.dtype, T, recurrence<T, false>(a, &p, &states));
-    passing(a, &p, &states);
+    ssd_passing(a, &p, &states);
     WITH_TYPE(a->x.dtype, T, recurrence<T, true>(a, &p, &states));
 }
 

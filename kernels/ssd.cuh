@@ -89,11 +89,12 @@ __device__ __forceinline__ void ssd_store_state(const struct tensor &s, int64_t 
 
 /* Fills dt and cum. */
 void ssd_prepare(const struct ssd *a, const struct ssd_plan *p);
-/* Forward on tensor cores (ssd_mma.cu): whether it takes the case, its bytes of `work` (after the plan's), its passes. */
+/* Forward on tensor cores (ssd_mma.cu): whether it takes the case, its bytes of `work` (after the plan's), the pass. */
 bool ssd_mma_takes(const struct ssd *a, const struct tensor *states);
 size_t ssd_mma_bytes(const struct ssd *a, const struct ssd_plan *p);
-void ssd_mma_local(const struct ssd *a, const struct ssd_plan *p, const struct tensor *states);
-void ssd_mma_scan(const struct ssd *a, const struct ssd_plan *p, const struct tensor *states);
+void ssd_mma_forward(const struct ssd *a, const struct ssd_plan *p, const struct tensor *states);
+/* From what the chunks leave, in `states`, to what enters them; and hT. */
+void ssd_passing(const struct ssd *a, const struct ssd_plan *p, const struct tensor *states);
 /* Bytes of work that the backward pass takes. */
 size_t ssd_bwd_work(const struct ssd *a);
 

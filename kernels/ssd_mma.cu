@@ -10,7 +10,8 @@
  * rows of an ldmatrix meet all banks. They are copied in the background: X and C a tile ahead, B during C S.
  *
  * Traffic a token and head, P 64, N 128: x is read twice and y written, 384 bytes; states of a chunk of 256, 4 times 64
- * bytes; from the L2 cache B twice, C and the scores once, 896 bytes.
+ * bytes; from the L2 cache B twice, C and the scores once, 896 bytes. Where there are heads and sequences enough to fill
+ * the device, scan goes through whole sequences, and x, B and the states are accessed once.
  */
 #include "ssd.cuh"
 
@@ -59,52 +60,51 @@ __device__ __forceinline__ void transpose4(uint32_t w[4])
 /* ---- the state in registers ----
  * S[j][i]: columns 8j + 2 (lane % 4) + i % 2 of row 16 warp + lane / 4 + 8 (i / 2) */
 
-/* The job of a block: one head, 64 rows, one chunk. */
+/* The job of a block: one head, 64 rows, one chunk, or from it on. */
 struct job {
     int64_t b, c, h, row0;
-    int rows;          /* of the 64 that there are */
-    int64_t place;     /* row of `states` */
+    int rows; /* of the 64 that there are */
 };
 
-__device__ __forceinline__ struct job find_job(const struct ssd &a, const struct ssd_plan &p)
+__device__ __forceinline__ struct job find_job(const struct ssd &a, int64_t chunks)
 {
     int64_t slices = (a.P + ROWS - 1) / ROWS, i = blockIdx.x;
     struct job j;
 
     j.row0 = i % slices * ROWS;
     j.h = i / slices % a.H;
-    j.c = i / slices / a.H % p.chunks;
-    j.b = i / slices / a.H / p.chunks;
+    j.c = i / slices / a.H % chunks;
+    j.b = i / slices / a.H / chunks;
     j.rows = (int)(a.P - j.row0 < ROWS ? a.P - j.row0 : ROWS);
-    j.place = ((j.b * p.chunks + j.c) * a.H + j.h) * a.P + j.row0;
     return j;
 }
 
+/* From and to the rows `place`.. of a tensor, of which there are `rows`. */
 template <int N> __device__ __forceinline__ void load_state(float S[N / 8][4], const struct ssd &a, const struct tensor &from,
-                                                            const struct job &job)
+                                                            int64_t place, int rows)
 {
     int lane = threadIdx.x % 32, row = threadIdx.x / 32 * 16 + lane / 4, t = lane % 4;
 
     if (from.dtype == F32) {
-        const float *at = (const float *)from.data + (job.place + row) * from.ld + 2 * t;
+        const float *at = (const float *)from.data + (place + row) * from.ld + 2 * t;
 #pragma unroll
         for (int j = 0; j < N / 8; j++) {
             float2 lo = make_float2(0, 0), hi = lo;
-            if (row < job.rows && 8 * j < a.N)
+            if (row < rows && 8 * j < a.N)
                 lo = *(const float2 *)(at + 8 * j);
-            if (row + 8 < job.rows && 8 * j < a.N)
+            if (row + 8 < rows && 8 * j < a.N)
                 hi = *(const float2 *)(at + 8 * from.ld + 8 * j);
             S[j][0] = lo.x, S[j][1] = lo.y, S[j][2] = hi.x, S[j][3] = hi.y;
         }
         return;
     }
     row += t % 2 * 8;
-    const bf16 *at = (const bf16 *)from.data + (job.place + row) * from.ld + t / 2 * 8;
+    const bf16 *at = (const bf16 *)from.data + (place + row) * from.ld + t / 2 * 8;
     uint4 v[N / 16];
 #pragma unroll
     for (int j = 0; j < N / 8; j += 2) {
         v[j / 2] = make_uint4(0, 0, 0, 0);
-        if (row < job.rows && 8 * (j + t / 2) < a.N)
+        if (row < rows && 8 * (j + t / 2) < a.N)
             v[j / 2] = *(const uint4 *)(at + 8 * j);
     }
 #pragma unroll
@@ -120,29 +120,29 @@ template <int N> __device__ __forceinline__ void load_state(float S[N / 8][4], c
 }
 
 template <int N> __device__ __forceinline__ void store_state(const float S[N / 8][4], const struct ssd &a,
-                                                             const struct tensor &to, const struct job &job)
+                                                             const struct tensor &to, int64_t place, int rows)
 {
     int lane = threadIdx.x % 32, row = threadIdx.x / 32 * 16 + lane / 4, t = lane % 4;
 
     if (to.dtype == F32) {
-        float *at = (float *)to.data + (job.place + row) * to.ld + 2 * t;
+        float *at = (float *)to.data + (place + row) * to.ld + 2 * t;
 #pragma unroll
         for (int j = 0; j < N / 8; j++) {
-            if (row < job.rows && 8 * j < a.N)
+            if (row < rows && 8 * j < a.N)
                 *(float2 *)(at + 8 * j) = make_float2(S[j][0], S[j][1]);
-            if (row + 8 < job.rows && 8 * j < a.N)
+            if (row + 8 < rows && 8 * j < a.N)
                 *(float2 *)(at + 8 * to.ld + 8 * j) = make_float2(S[j][2], S[j][3]);
         }
         return;
     }
     row += t % 2 * 8;
-    bf16 *at = (bf16 *)to.data + (job.place + row) * to.ld + t / 2 * 8;
+    bf16 *at = (bf16 *)to.data + (place + row) * to.ld + t / 2 * 8;
 #pragma unroll
     for (int j = 0; j < N / 8; j += 2) {
         uint32_t w[4] = { pack2(S[j][0], S[j][1]), pack2(S[j][2], S[j][3]), pack2(S[j + 1][0], S[j + 1][1]),
                           pack2(S[j + 1][2], S[j + 1][3]) };
         transpose4(w);
-        if (row < job.rows && 8 * (j + t / 2) < a.N)
+        if (row < rows && 8 * (j + t / 2) < a.N)
             *(uint4 *)(at + 8 * j) = make_uint4(w[0], w[1], w[2], w[3]);
     }
 }
@@ -278,7 +278,7 @@ __global__ void __launch_bounds__(THREADS, N > 128 ? 2 : 4) ssd_local_kernel(str
                                                                              struct tensor states)
 {
     DYNAMIC_SHARED(local_room<N>, r);
-    struct job job = find_job(a, p);
+    struct job job = find_job(a, p.chunks);
     int64_t first = job.c * p.per, row = job.b * a.T;
     const bf16 *x = (const bf16 *)a.x.data + row * a.x.ld + job.h * a.P + job.row0;
     const bf16 *Bm = (const bf16 *)a.Bm.data + row * a.Bm.ld + job.h / p.rep * a.N;
@@ -306,10 +306,29 @@ __global__ void __launch_bounds__(THREADS, N > 128 ? 2 : 4) ssd_local_kernel(str
         add_tile<N>(S, r->X[k & 1], r->B[k & 1], r->weight[k & 1], keep);
         u = next;
     }
-    store_state<N>(S, a, states, job);
+    store_state<N>(S, a, states, ((job.b * p.chunks + job.c) * a.H + job.h) * a.P + job.row0, job.rows);
 }
 
 /* ---- scan ---- */
+
+/* The tile after tile k of chunk c, in the chunk or, WHOLE, in the sequence; n is 0 after the last. */
+struct tile_step {
+    int64_t c;
+    int k;
+    struct ssd_tile u;
+};
+
+template <bool WHOLE>
+__device__ __forceinline__ struct tile_step next_tile(const struct ssd &a, const struct ssd_plan &p, int64_t c, int k)
+{
+    struct tile_step s = { c, k + 1, { 0, 0 } };
+
+    if (k + 1 < p.per)
+        s.u = ssd_chunk_tile(a, c, k + 1);
+    if (WHOLE && s.u.n == 0 && c + 1 < p.chunks)
+        s = tile_step{ c + 1, 0, ssd_chunk_tile(a, c + 1, 0) };
+    return s;
+}
 
 template <int N> struct scan_room {
     unsigned char X[2][SSD_TILE * ROWS * 2], C[2][SSD_TILE * N * 2], B[SSD_TILE * N * 2];
@@ -428,30 +447,38 @@ __device__ __forceinline__ void store_y(const float y[4][2][4], bf16 *to, int64_
     }
 }
 
-template <int N>
-__global__ void __launch_bounds__(THREADS, N > 128 ? 1 : N > 64 ? 3 : 4)
+/* Blocks of a multiprocessor, by registers and shared memory. */
+static constexpr int scan_blocks(int N) { return N > 128 ? 1 : N > 64 ? 3 : 4; }
+
+/* y of a chunk, whose entering state is there; or WHOLE, of a sequence, with all entering states. */
+template <int N, bool WHOLE>
+__global__ void __launch_bounds__(THREADS, scan_blocks(N))
     ssd_scan_kernel(struct ssd a, struct ssd_plan p, struct tensor states, const uint4 *scores)
 {
     DYNAMIC_SHARED(scan_room<N>, r);
-    struct job job = find_job(a, p);
-    int64_t first = job.c * p.per, row = job.b * a.T, g = job.h / p.rep;
+    struct job job = find_job(a, WHOLE ? 1 : p.chunks);
+    int64_t row = job.b * a.T, g = job.h / p.rep, head = (job.b * a.H + job.h) * a.P + job.row0;
+    int64_t place = ((job.b * p.chunks + job.c) * a.H + job.h) * a.P + job.row0;
     const bf16 *x = (const bf16 *)a.x.data + row * a.x.ld + job.h * a.P + job.row0;
     const bf16 *Bm = (const bf16 *)a.Bm.data + row * a.Bm.ld + g * a.N, *Cm = (const bf16 *)a.Cm.data + row * a.Cm.ld + g * a.N;
     bf16 *y = (bf16 *)a.y.data + row * a.y.ld + job.h * a.P + job.row0;
     struct ssd_tile u = ssd_chunk_tile(a, job.c, 0);
-    struct steps now = load_steps(a, p, job, first, u);
+    struct steps now = load_steps(a, p, job, job.c * p.per, u);
     int lane = threadIdx.x % 32, part = (threadIdx.x / 32 + job.h) % 4; /* of M: low parts are less work, so heads vary */
-    float S[N / 8][4], D = ((const float *)a.D.data)[job.h];
+    bool leaves = WHOLE && a.hT.data;
+    float S[N / 8][4] = { }, D = ((const float *)a.D.data)[job.h];
 
     copy_tile<ROWS>(r->X[0], x + u.t0 * a.x.ld, a.x.ld, u.n, job.rows);
     copy_tile<N>(r->C[0], Cm + u.t0 * a.Cm.ld, a.Cm.ld, u.n, (int)a.N);
     copy_async_commit();
-    load_state<N>(S, a, states, job);
-    scores += ((job.b * a.G + g) * p.tiles + first) * 512 + 128 * part + lane;
-    for (int k = 0; u.n > 0; k++, scores += 512) {
-        struct ssd_tile next = k + 1 < p.per ? ssd_chunk_tile(a, job.c, k + 1) : ssd_tile{ 0, 0 };
+    if (!WHOLE)
+        load_state<N>(S, a, states, place, job.rows);
+    else if (a.h0.data)
+        load_state<N>(S, a, a.h0, head, job.rows);
+    scores += (job.b * a.G + g) * p.tiles * 512 + 128 * part + lane;
+    for (int k = 0, at = 0; u.n > 0; at = !at) {
+        struct tile_step go = next_tile<WHOLE>(a, p, job.c, k);
         float keep = tail_keep(now), acc[4][2][4] = { };
-        int at = k & 1;
 
         if (threadIdx.x < SSD_TILE) {
             r->cum[at][threadIdx.x] = now.cum;
@@ -462,18 +489,20 @@ __global__ void __launch_bounds__(THREADS, N > 128 ? 1 : N > 64 ? 3 : 4)
         }
         copy_async_wait<0>();
         __syncthreads(); /* X, C and the steps are there, and no warp is at the tile before any more */
-        for (int i = 0; i <= part; i++)
-            copy_async16(&r->M[4 * part + i][lane], scores + 32 * i, true); /* none but this thread reads it */
+        for (int i = 0; i <= part; i++) /* none but this thread reads them */
+            copy_async16(&r->M[4 * part + i][lane], scores + (job.c * p.per + k) * 512 + 32 * i, true);
         copy_async_commit();
-        if (next.n > 0)
+        if (go.u.n > 0 || leaves)
             copy_tile<N>(r->B, Bm + u.t0 * a.Bm.ld, a.Bm.ld, u.n, (int)a.N);
         copy_async_commit();
-        if (next.n > 0) {
-            copy_tile<ROWS>(r->X[!at], x + next.t0 * a.x.ld, a.x.ld, next.n, job.rows);
-            copy_tile<N>(r->C[!at], Cm + next.t0 * a.Cm.ld, a.Cm.ld, next.n, (int)a.N);
-            now = load_steps(a, p, job, first + k + 1, next);
+        if (go.u.n > 0) {
+            copy_tile<ROWS>(r->X[!at], x + go.u.t0 * a.x.ld, a.x.ld, go.u.n, job.rows);
+            copy_tile<N>(r->C[!at], Cm + go.u.t0 * a.Cm.ld, a.Cm.ld, go.u.n, (int)a.N);
+            now = load_steps(a, p, job, go.c * p.per + go.k, go.u);
         }
         copy_async_commit();
+        if (WHOLE && k == 0 && states.data)
+            store_state<N>(S, a, states, place + job.c * a.H * a.P, job.rows);
         from_state<N>(acc, S, r->C[at], r->enter[at]);
         copy_async_wait<2>();
         make_scores(r->M, part, r->cum[at], r->dt[at], r->begin[at]);
@@ -481,10 +510,14 @@ __global__ void __launch_bounds__(THREADS, N > 128 ? 1 : N > 64 ? 3 : 4)
         __syncthreads(); /* M and B are there */
         from_tile(acc, r->M, r->X[at], D);
         store_y(acc, y + u.t0 * a.y.ld, a.y.ld, u.n, job.rows);
-        if (next.n > 0)
+        if (go.u.n > 0 || leaves)
             add_tile<N>(S, r->X[at], r->B, r->weight[at], keep);
-        u = next;
+        u = go.u;
+        job.c = go.c;
+        k = go.k;
     }
+    if (leaves)
+        store_state<N>(S, a, a.hT, head, job.rows);
 }
 
 /* ---- launchers ---- */
@@ -504,30 +537,37 @@ size_t ssd_mma_bytes(const struct ssd *a, const struct ssd_plan *p)
     return a->x.dtype == BF16 ? (size_t)(a->B * a->G * p->tiles) * 512 * sizeof(uint4) : 0;
 }
 
-static unsigned jobs(const struct ssd *a, const struct ssd_plan *p)
+/* Blocks that each take a head's rows over so many chunks. */
+static int64_t jobs(const struct ssd *a, int64_t chunks)
 {
-    return (unsigned)(a->B * p->chunks * a->H * ceil_div(a->P, ROWS));
+    return a->B * chunks * a->H * ceil_div(a->P, ROWS);
 }
 
-template <int N> static void local(const struct ssd *a, const struct ssd_plan *p, const struct tensor *states)
+/* Whether sequences as a whole fill the device well enough to go without local and passing. */
+static bool whole(const struct ssd *a)
 {
-    LAUNCH((ssd_local_kernel<N>), jobs(a, p), THREADS, sizeof(local_room<N>), *a, *p, *states);
+    int64_t blocks = jobs(a, 1), slots = (int64_t)cuda_processors() * scan_blocks(a->N <= 64 ? 64 : a->N <= 128 ? 128 : 256);
+
+    return blocks * 4 >= round_up(blocks, slots) * 3 && (!a->h0.data || aligned_rows(&a->h0, 8)) &&
+           (!a->hT.data || aligned_rows(&a->hT, 8));
 }
 
-template <int N> static void scan(const struct ssd *a, const struct ssd_plan *p, const struct tensor *states)
+template <int N>
+static void forward(const struct ssd *a, const struct ssd_plan *p, const struct tensor *states)
 {
     uint4 *scores = (uint4 *)((uintptr_t)a->work + p->bytes);
 
     LAUNCH((ssd_scores_kernel<N>), (unsigned)(a->B * a->G * p->tiles), THREADS, SSD_TILE * N * 4, *a, *p, scores);
-    LAUNCH((ssd_scan_kernel<N>), jobs(a, p), THREADS, sizeof(scan_room<N>), *a, *p, *states, scores);
+    if (whole(a)) {
+        LAUNCH((ssd_scan_kernel<N, true>), (unsigned)jobs(a, 1), THREADS, sizeof(scan_room<N>), *a, *p, a->states, scores);
+        return;
+    }
+    LAUNCH((ssd_local_kernel<N>), (unsigned)jobs(a, p->chunks), THREADS, sizeof(local_room<N>), *a, *p, *states);
+    ssd_passing(a, p, states);
+    LAUNCH((ssd_scan_kernel<N, false>), (unsigned)jobs(a, p->chunks), THREADS, sizeof(scan_room<N>), *a, *p, *states, scores);
 }
 
-void ssd_mma_local(const struct ssd *a, const struct ssd_plan *p, const struct tensor *states)
+void ssd_mma_forward(const struct ssd *a, const struct ssd_plan *p, const struct tensor *states)
 {
-    (a->N <= 64 ? local<64> : a->N <= 128 ? local<128> : local<256>)(a, p, states);
-}
-
-void ssd_mma_scan(const struct ssd *a, const struct ssd_plan *p, const struct tensor *states)
-{
-    (a->N <= 64 ? scan<64> : a->N <= 128 ? scan<128> : scan<256>)(a, p, states);
+    (a->N <= 64 ? forward<64> : a->N <= 128 ? forward<128> : forward<256>)(a, p, states);
 }
