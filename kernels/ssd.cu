@@ -2,12 +2,13 @@
  * SPDX-License-Identifier: MIT
  *
  * Forward is a chain of kernels (the formulas stand in ssd_tile.h, dt and cum come from ssd_prepare.cu):
- *   local    every chunk on its own: the state that it leaves when none enters, to the chunk's place in `states`
- *   passing  along the chunks: there the state that enters takes its place; S = decay of the chunk * S + what it leaves
+ *   local    every chunk on its own: the state that it leaves when none enters, to its place in `states`
+ *   passing  along the chunks: there the state that enters takes its place, S = chunk's decay S + local
  *   scan     every chunk on its own: y, from the state that enters
- * So all chunks of all heads are worked on at once, for 4 accesses to each state of a chunk. Local and scan exist
- * twice: ssd_mma.cu has products of matrices on tensor cores for BF16; here is the recurrence itself in float, for
- * F32, and for shapes that the other does not take. A warp has ROWS rows of the state, its lanes the columns.
+ * So all chunks of all heads are worked on at once, for 4 accesses to each state of a chunk. Local and scan
+ * exist twice: ssd_mma.cu has products of matrices on tensor cores for BF16; here is the recurrence itself in
+ * float, for F32, and for shapes that the other does not take. A warp has ROWS rows of the state, its lanes
+ * the columns.
  */
 #include "ssd.cuh"
 
@@ -34,12 +35,14 @@ template <int ROWS> __device__ __forceinline__ float warp_sums(float *v)
 
 /* ROWS rows of the state of a head over a chunk: COLS columns a lane, TOKENS tokens read at once. */
 template <class T, bool SCAN, int COLS, int ROWS, int TOKENS>
-__global__ void __launch_bounds__(128) ssd_recurrence_kernel(struct ssd a, struct ssd_plan p, struct tensor states)
+__global__ void __launch_bounds__(128)
+    ssd_recurrence_kernel(struct ssd a, struct ssd_plan p, struct tensor states)
 {
     int lane = threadIdx.x % 32, mine = lane / (32 / ROWS);
     int64_t job = (int64_t)blockIdx.x * 4 + threadIdx.x / 32, groups = (a.P + ROWS - 1) / ROWS;
     int64_t row0 = job % groups * ROWS, h = job / groups % a.H, c = job / groups / a.H % p.chunks;
-    int64_t b = job / groups / a.H / p.chunks, g = h / p.rep, t0 = c * a.Q, end = t0 + a.Q < a.T ? t0 + a.Q : a.T;
+    int64_t b = job / groups / a.H / p.chunks, g = h / p.rep, t0 = c * a.Q,
+            end = t0 + a.Q < a.T ? t0 + a.Q : a.T;
     int64_t place = ((b * p.chunks + c) * a.H + h) * a.P + row0;
     const float *dts = p.dt + ((b * a.H + h) * p.tiles + c * p.per) * SSD_TILE;
     float A = -expf(((const float *)a.A_log.data)[h]), D = ((const float *)a.D.data)[h], S[ROWS][COLS];
@@ -52,7 +55,8 @@ __global__ void __launch_bounds__(128) ssd_recurrence_kernel(struct ssd a, struc
 #pragma unroll
         for (int j = 0; j < COLS; j++)
             S[r][j] = SCAN && row0 + r < a.P && lane + 32 * j < a.N
-                          ? ssd_load_state(states, place + r, lane + 32 * j) : 0.0f;
+                          ? ssd_load_state(states, place + r, lane + 32 * j)
+                          : 0.0f;
     for (int64_t t = t0; t < end; t += TOKENS) {
         float x[TOKENS], dt[TOKENS], Bv[TOKENS][COLS], Cv[TOKENS][COLS];
         bool begins[TOKENS];
@@ -92,7 +96,8 @@ __global__ void __launch_bounds__(128) ssd_recurrence_kernel(struct ssd a, struc
             if (SCAN) {
                 float sum = warp_sums<ROWS>(y);
                 if (own && t + u < end && lane % (32 / ROWS) == 0)
-                    ((T *)a.y.data)[(b * a.T + t + u) * a.y.ld + h * a.P + row0 + mine] = from_float<T>(sum + D * x[u]);
+                    ((T *)a.y.data)[(b * a.T + t + u) * a.y.ld + h * a.P + row0 + mine] =
+                        from_float<T>(sum + D * x[u]);
             }
         }
     }
@@ -124,8 +129,8 @@ static void recurrence(const struct ssd *a, const struct ssd_plan *p, const stru
 /* ---- passing ---- */
 
 /* What a chunk leaves of the state that enters it; negative: nothing, a document begins inside. */
-__device__ __forceinline__ float chunk_decay(const struct ssd &a, const struct ssd_plan &p, int64_t b, int64_t h,
-                                             int64_t c)
+__device__ __forceinline__ float chunk_decay(const struct ssd &a, const struct ssd_plan &p, int64_t b,
+                                             int64_t h, int64_t c)
 {
     const float *cum = p.cum + ((b * a.H + h) * p.tiles + c * p.per) * SSD_TILE;
     int64_t last = (c + 1) * a.Q < a.T ? (c + 1) * a.Q - 1 : a.T - 1;
@@ -140,10 +145,12 @@ __device__ __forceinline__ float chunk_decay(const struct ssd &a, const struct s
 
 /* V elements of a head's state a thread, along the chunks. */
 template <class S, int V>
-__global__ void __launch_bounds__(256) ssd_passing_kernel(struct ssd a, struct ssd_plan p, struct tensor states)
+__global__ void __launch_bounds__(256)
+    ssd_passing_kernel(struct ssd a, struct ssd_plan p, struct tensor states)
 {
     __shared__ float keep[256];
-    int64_t parts = (a.P * a.N + 256 * V - 1) / (256 * V), bh = blockIdx.x / parts, b = bh / a.H, h = bh % a.H;
+    int64_t parts = (a.P * a.N + 256 * V - 1) / (256 * V), bh = blockIdx.x / parts, b = bh / a.H,
+            h = bh % a.H;
     int64_t e = (blockIdx.x % parts * 256 + threadIdx.x) * V, row = e / a.N, col = e % a.N;
     int64_t step = a.H * a.P * states.ld;
     S *at = (S *)states.data + ((b * p.chunks * a.H + h) * a.P + row) * states.ld + col;
@@ -191,11 +198,11 @@ void ssd_passing(const struct ssd *a, const struct ssd_plan *p, const struct ten
     WITH_TYPE(states->dtype, S, {
         constexpr int V = 16 / sizeof(S);
         if (a->N % V == 0 && aligned_rows(states, 16))
-            LAUNCH((ssd_passing_kernel<S, V>), (unsigned)(a->B * a->H * ceil_div(a->P * a->N, 256 * V)), 256, 0, *a, *p,
-                   *states);
+            LAUNCH((ssd_passing_kernel<S, V>), (unsigned)(a->B * a->H * ceil_div(a->P * a->N, 256 * V)), 256,
+                   0, *a, *p, *states);
         else
-            LAUNCH((ssd_passing_kernel<S, 1>), (unsigned)(a->B * a->H * ceil_div(a->P * a->N, 256)), 256, 0, *a, *p,
-                   *states);
+            LAUNCH((ssd_passing_kernel<S, 1>), (unsigned)(a->B * a->H * ceil_div(a->P * a->N, 256)), 256, 0,
+                   *a, *p, *states);
     });
 }
 
@@ -205,11 +212,14 @@ void ssd_passing(const struct ssd *a, const struct ssd_plan *p, const struct ten
 template <class T, int V, int LANES> __global__ void __launch_bounds__(128) ssd_step_kernel(struct ssd a)
 {
     constexpr int ROWS = 4;
-    int64_t parts = (a.P + 128 / LANES * ROWS - 1) / (128 / LANES * ROWS), bh = blockIdx.x / parts, b = bh / a.H;
+    int64_t parts = (a.P + 128 / LANES * ROWS - 1) / (128 / LANES * ROWS), bh = blockIdx.x / parts,
+            b = bh / a.H;
     int64_t h = bh % a.H, row0 = (blockIdx.x % parts * (128 / LANES) + threadIdx.x / LANES) * ROWS;
     int64_t group = h / (a.H / a.G) * a.N;
-    const T *Bv = (const T *)a.Bm.data + b * a.Bm.ld + group, *Cv = (const T *)a.Cm.data + b * a.Cm.ld + group;
-    float raw = to_float(((const T *)a.dt_raw.data)[b * a.dt_raw.ld + h]) + ((const float *)a.dt_bias.data)[h];
+    const T *Bv = (const T *)a.Bm.data + b * a.Bm.ld + group,
+            *Cv = (const T *)a.Cm.data + b * a.Cm.ld + group;
+    float raw =
+        to_float(((const T *)a.dt_raw.data)[b * a.dt_raw.ld + h]) + ((const float *)a.dt_bias.data)[h];
     float dt = ssd_clamp(softplus(raw), (float)a.dt_min, (float)a.dt_max), D = ((const float *)a.D.data)[h];
     float keep = expf(-expf(((const float *)a.A_log.data)[h]) * dt), x[ROWS], sum[ROWS];
     int lane = threadIdx.x % LANES;
@@ -249,7 +259,8 @@ template <class T, int V, int LANES> __global__ void __launch_bounds__(128) ssd_
 
 template <class T, int V, int LANES> static void step(const struct ssd *a)
 {
-    LAUNCH((ssd_step_kernel<T, V, LANES>), (unsigned)(a->B * a->H * ceil_div(a->P, 128 / LANES * 4)), 128, 0, *a);
+    LAUNCH((ssd_step_kernel<T, V, LANES>), (unsigned)(a->B * a->H * ceil_div(a->P, 128 / LANES * 4)), 128, 0,
+           *a);
 }
 
 /* ---- the ops ---- */
@@ -316,7 +327,8 @@ void cuda_ssd_step(const struct ssd *a)
         return;
     WITH_TYPE(a->x.dtype, T, {
         int bytes = 4 * sizeof(T);
-        if (a->N % 4 || !aligned_rows(&a->h0, 16) || !aligned_rows(&a->Bm, bytes) || !aligned_rows(&a->Cm, bytes))
+        if (a->N % 4 || !aligned_rows(&a->h0, 16) || !aligned_rows(&a->Bm, bytes) ||
+            !aligned_rows(&a->Cm, bytes))
             step<T, 1, 32>(a);
         else if (a->N <= 64)
             step<T, 4, 16>(a);

@@ -1,10 +1,11 @@
 /* ssd.cuh - state-space duality on the device: what forward and backward share
  * SPDX-License-Identifier: MIT
  *
- * The formulas stand at the top of ssd_tile.h. As on the CPU a chunk of Q tokens is cut into tiles of SSD_TILE (the last
- * of a chunk may be shorter), and `cum` begins anew in every tile. It is kept in powers of two (times log2 e), so that
- * exp2 of a difference is the decay. A step that leaves nothing, not even a denormal number, counts as SSD_GONE: so sums
- * stay small enough for their differences to be good, and are never infinite.
+ * The formulas stand at the top of ssd_tile.h. As on the CPU a chunk of Q tokens is cut into tiles of
+ * SSD_TILE (the last of a chunk may be shorter), and `cum` begins anew in every tile. It is kept in powers of
+ * two (times log2 e), so that exp2 of a difference is the decay. A step that leaves nothing, not even a
+ * denormal number, counts as SSD_GONE: so sums stay small enough for their differences to be good, and are
+ * never infinite.
  */
 #ifndef SSM_SSD_CUH
 #define SSM_SSD_CUH
@@ -16,11 +17,11 @@
 
 /* Sizes, and the parts of `work` that ssd_prepare fills. */
 struct ssd_plan {
-    int64_t rep;          /* heads of a group */
-    int64_t chunks, per;  /* chunks of a sequence; tiles of a chunk */
-    int64_t tiles;        /* tiles of a sequence, chunks * per; those beyond a chunk's end are empty */
-    float *dt, *cum;      /* [B,H,tiles,SSD_TILE]; beyond the tile's last token dt is 0 and cum stays, to rounding */
-    size_t bytes;         /* of `work` that these take, a multiple of 256; the pass's own parts follow */
+    int64_t rep;         /* heads of a group */
+    int64_t chunks, per; /* chunks of a sequence; tiles of a chunk */
+    int64_t tiles;       /* tiles of a sequence, chunks * per; those beyond a chunk's end are empty */
+    float *dt, *cum;     /* [B,H,tiles,SSD_TILE]; after the last token dt is 0 and cum stays, to rounding */
+    size_t bytes;        /* of `work` that these take, a multiple of 256; the pass's own parts follow */
 };
 
 static inline struct ssd_plan ssd_make_plan(const struct ssd *a)
@@ -56,7 +57,8 @@ __device__ __forceinline__ struct ssd_tile ssd_chunk_tile(const struct ssd &a, i
     return u;
 }
 
-__device__ __forceinline__ struct ssd_tile ssd_find_tile(const struct ssd &a, const struct ssd_plan &p, int64_t tile)
+__device__ __forceinline__ struct ssd_tile ssd_find_tile(const struct ssd &a, const struct ssd_plan &p,
+                                                         int64_t tile)
 {
     return ssd_chunk_tile(a, tile / p.per, (int)(tile % p.per));
 }
@@ -76,7 +78,8 @@ __device__ __forceinline__ float ssd_clamp(float v, float lo, float hi)
 /* An element of the chunks' states, which are F32 or BF16. */
 __device__ __forceinline__ float ssd_load_state(const struct tensor &s, int64_t row, int64_t col)
 {
-    return s.dtype == F32 ? ((const float *)s.data)[row * s.ld + col] : to_float(((const bf16 *)s.data)[row * s.ld + col]);
+    return s.dtype == F32 ? ((const float *)s.data)[row * s.ld + col]
+                          : to_float(((const bf16 *)s.data)[row * s.ld + col]);
 }
 
 __device__ __forceinline__ void ssd_store_state(const struct tensor &s, int64_t row, int64_t col, float v)
@@ -89,7 +92,8 @@ __device__ __forceinline__ void ssd_store_state(const struct tensor &s, int64_t 
 
 /* Fills dt and cum. */
 void ssd_prepare(const struct ssd *a, const struct ssd_plan *p);
-/* Forward on tensor cores (ssd_mma.cu): whether it takes the case, its bytes of `work` (after the plan's), the pass. */
+/* Forward on tensor cores (ssd_mma.cu): whether it takes the case, its bytes of `work` (after the plan's),
+ * the pass. */
 bool ssd_mma_takes(const struct ssd *a, const struct tensor *states);
 size_t ssd_mma_bytes(const struct ssd *a, const struct ssd_plan *p);
 void ssd_mma_forward(const struct ssd *a, const struct ssd_plan *p, const struct tensor *states);

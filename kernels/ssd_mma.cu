@@ -1,64 +1,23 @@
 /* ssd_mma.cu - state-space duality: forward of BF16 on tensor cores
  * SPDX-License-Identifier: MIT
  *
- * The steps local and scan of ssd.cu, and before them the scores C B^T of every tile, which all heads of a group share.
- * A block has 64 rows (P) of the state of one head and goes through a chunk tile by tile; its four warps have 16 rows
- * each, as float accumulators in registers, which are at the same time the operand of C S. For a tile of 64 tokens t
- *   y[t,p] = exp(cum[t]) (C S^T)[t,p] + (M X)[t,p] + D x[t,p],  M = scores * decay * dt, made by all warps together
+ * The steps local and scan of ssd.cu, and before them the scores C B^T of every tile, which all heads of a
+ * group share. A block has 64 rows (P) of the state of one head and goes through a chunk tile by tile; its
+ * four warps have 16 rows each, as float accumulators in registers, which are at the same time the operand of
+ * C S. For a tile of 64 tokens t
+ *   y[t,p] = exp(cum[t]) (C S^T)[t,p] + (M X)[t,p] + D x[t,p]
+ *   M      = scores * decay * dt, made by all warps together
  *   S      = exp(cum[last]) S + (X weighted)^T B
- * Tiles of X, B and C lie in shared memory in rows of 16-byte units, unit u of row r at u ^ (r % 8), so that the eight
- * rows of an ldmatrix meet all banks. They are copied in the background: X and C a tile ahead, B during C S.
+ * Tiles are copied in the background: X and C a tile ahead, B during C S.
  *
- * Traffic a token and head, P 64, N 128: x is read twice and y written, 384 bytes; states of a chunk of 256, 4 times 64
- * bytes; from the L2 cache B twice, C and the scores once, 896 bytes. Where there are heads and sequences enough to fill
- * the device, scan goes through whole sequences, and x, B and the states are accessed once.
+ * Traffic a token and head, P 64, N 128: x is read twice and y written, 384 bytes; states of a chunk of 256,
+ * 4 times 64 bytes; from the L2 cache B twice, C and the scores once, 896 bytes. Where there are heads and
+ * sequences enough to fill the device, scan goes through whole sequences, and x, B and the states are
+ * accessed once.
  */
-#include "ssd.cuh"
+#include "ssd_mma.cuh"
 
-#define ROWS 64      /* of a head's state a block */
-#define THREADS 128
-
-/* ---- tiles in shared memory ---- */
-
-/* Byte of the 16-byte unit `unit` of row `row`, COLS elements a row. */
-template <int COLS> __device__ __forceinline__ int unit_at(int row, int unit)
-{
-    return row * COLS * 2 + ((unit ^ (row & 7)) << 4);
-}
-
-/* Begins the copy of n rows of `cols` elements; what is beyond becomes zero. */
-template <int COLS>
-__device__ __forceinline__ void copy_tile(unsigned char *tile, const bf16 *from, int64_t ld, int n, int cols)
-{
-    constexpr int UNITS = COLS / 8, STEP = THREADS / UNITS;
-    int unit = threadIdx.x % UNITS, first = threadIdx.x / UNITS, end = unit * 8 < cols ? n : 0;
-    const bf16 *at = from + first * ld + unit * 8;
-
-#pragma unroll
-    for (int row = first; row < first + SSD_TILE; row += STEP, at += STEP * ld)
-        copy_async16(tile + unit_at<COLS>(row, unit), at, row < end);
-}
-
-/* Word q of lane t of each four lanes <-> word t of lane q: of an accumulator's rows of 2 columns makes units of 8. */
-__device__ __forceinline__ void transpose4(uint32_t w[4])
-{
-    bool odd = threadIdx.x & 1, high = threadIdx.x & 2;
-    uint32_t r0 = __shfl_xor_sync(0xffffffffu, odd ? w[0] : w[1], 1), r1 = __shfl_xor_sync(0xffffffffu, odd ? w[2] : w[3], 1);
-
-    w[0] = odd ? r0 : w[0];
-    w[1] = odd ? w[1] : r0;
-    w[2] = odd ? r1 : w[2];
-    w[3] = odd ? w[3] : r1;
-    r0 = __shfl_xor_sync(0xffffffffu, high ? w[0] : w[2], 2);
-    r1 = __shfl_xor_sync(0xffffffffu, high ? w[1] : w[3], 2);
-    w[0] = high ? r0 : w[0];
-    w[2] = high ? w[2] : r0;
-    w[1] = high ? r1 : w[1];
-    w[3] = high ? w[3] : r1;
-}
-
-/* ---- the state in registers ----
- * S[j][i]: columns 8j + 2 (lane % 4) + i % 2 of row 16 warp + lane / 4 + 8 (i / 2) */
+/* ---- what a block works on ---- */
 
 /* The job of a block: one head, 64 rows, one chunk, or from it on. */
 struct job {
@@ -68,139 +27,26 @@ struct job {
 
 __device__ __forceinline__ struct job find_job(const struct ssd &a, int64_t chunks)
 {
-    int64_t slices = (a.P + ROWS - 1) / ROWS, i = blockIdx.x;
+    int64_t slices = (a.P + SSD_ROWS - 1) / SSD_ROWS, i = blockIdx.x;
     struct job j;
 
-    j.row0 = i % slices * ROWS;
+    j.row0 = i % slices * SSD_ROWS;
     j.h = i / slices % a.H;
     j.c = i / slices / a.H % chunks;
     j.b = i / slices / a.H / chunks;
-    j.rows = (int)(a.P - j.row0 < ROWS ? a.P - j.row0 : ROWS);
+    j.rows = (int)(a.P - j.row0 < SSD_ROWS ? a.P - j.row0 : SSD_ROWS);
     return j;
-}
-
-/* From and to the rows `place`.. of a tensor, of which there are `rows`. */
-template <int N> __device__ __forceinline__ void load_state(float S[N / 8][4], const struct ssd &a, const struct tensor &from,
-                                                            int64_t place, int rows)
-{
-    int lane = threadIdx.x % 32, row = threadIdx.x / 32 * 16 + lane / 4, t = lane % 4;
-
-    if (from.dtype == F32) {
-        const float *at = (const float *)from.data + (place + row) * from.ld + 2 * t;
-#pragma unroll
-        for (int j = 0; j < N / 8; j++) {
-            float2 lo = make_float2(0, 0), hi = lo;
-            if (row < rows && 8 * j < a.N)
-                lo = *(const float2 *)(at + 8 * j);
-            if (row + 8 < rows && 8 * j < a.N)
-                hi = *(const float2 *)(at + 8 * from.ld + 8 * j);
-            S[j][0] = lo.x, S[j][1] = lo.y, S[j][2] = hi.x, S[j][3] = hi.y;
-        }
-        return;
-    }
-    row += t % 2 * 8;
-    const bf16 *at = (const bf16 *)from.data + (place + row) * from.ld + t / 2 * 8;
-    uint4 v[N / 16];
-#pragma unroll
-    for (int j = 0; j < N / 8; j += 2) {
-        v[j / 2] = make_uint4(0, 0, 0, 0);
-        if (row < rows && 8 * (j + t / 2) < a.N)
-            v[j / 2] = *(const uint4 *)(at + 8 * j);
-    }
-#pragma unroll
-    for (int j = 0; j < N / 8; j += 2) {
-        uint32_t w[4] = { v[j / 2].x, v[j / 2].y, v[j / 2].z, v[j / 2].w };
-        transpose4(w);
-#pragma unroll
-        for (int q = 0; q < 4; q++) {
-            S[j + q / 2][q % 2 * 2] = unpack_lo(w[q]);
-            S[j + q / 2][q % 2 * 2 + 1] = unpack_hi(w[q]);
-        }
-    }
-}
-
-template <int N> __device__ __forceinline__ void store_state(const float S[N / 8][4], const struct ssd &a,
-                                                             const struct tensor &to, int64_t place, int rows)
-{
-    int lane = threadIdx.x % 32, row = threadIdx.x / 32 * 16 + lane / 4, t = lane % 4;
-
-    if (to.dtype == F32) {
-        float *at = (float *)to.data + (place + row) * to.ld + 2 * t;
-#pragma unroll
-        for (int j = 0; j < N / 8; j++) {
-            if (row < rows && 8 * j < a.N)
-                *(float2 *)(at + 8 * j) = make_float2(S[j][0], S[j][1]);
-            if (row + 8 < rows && 8 * j < a.N)
-                *(float2 *)(at + 8 * to.ld + 8 * j) = make_float2(S[j][2], S[j][3]);
-        }
-        return;
-    }
-    row += t % 2 * 8;
-    bf16 *at = (bf16 *)to.data + (place + row) * to.ld + t / 2 * 8;
-#pragma unroll
-    for (int j = 0; j < N / 8; j += 2) {
-        uint32_t w[4] = { pack2(S[j][0], S[j][1]), pack2(S[j][2], S[j][3]), pack2(S[j + 1][0], S[j + 1][1]),
-                          pack2(S[j + 1][2], S[j + 1][3]) };
-        transpose4(w);
-        if (row < rows && 8 * (j + t / 2) < a.N)
-            *(uint4 *)(at + 8 * j) = make_uint4(w[0], w[1], w[2], w[3]);
-    }
-}
-
-/* x of the warp's 16 rows (P) and tokens 16k..16k+15: x[0], x[1] are rows 0-7, 8-15 of the first 8 tokens, x[2], x[3] of
- * the others: an operand A of x^T, and at the same time two operands B, { x[0], x[2] } and { x[1], x[3] }, of x. */
-__device__ __forceinline__ void load_x(uint32_t x[4], const unsigned char *X, int k)
-{
-    int lane = threadIdx.x % 32, warp = threadIdx.x / 32;
-
-    ldmatrix4_trans(x, X + unit_at<ROWS>(16 * k + lane / 16 * 8 + lane % 8, 2 * warp + lane / 8 % 2));
-}
-
-/* Two bf16 times two floats. */
-__device__ __forceinline__ uint32_t scale2(uint32_t v, float2 f) { return pack2(unpack_lo(v) * f.x, unpack_hi(v) * f.y); }
-
-/* S = keep S + sum over the tile of weight[s] x[s] (x) B[s]; keep < 0: the old S is forgotten. */
-template <int N> __device__ __forceinline__ void add_tile(float S[N / 8][4], const unsigned char *X, const unsigned char *B,
-                                                          const float *weight, float keep)
-{
-    int lane = threadIdx.x % 32, t = lane % 4;
-
-    if (keep < 0.0f) {
-#pragma unroll
-        for (int i = 0; i < N / 2; i++)
-            S[i / 4][i % 4] = 0.0f;
-    } else {
-#pragma unroll
-        for (int i = 0; i < N / 2; i++)
-            S[i / 4][i % 4] *= keep;
-    }
-#pragma unroll
-    for (int k = 0; k < SSD_TILE / 16; k++) {
-        uint32_t x[4], b[4];
-        float2 lo = *(const float2 *)(weight + 16 * k + 2 * t), hi = *(const float2 *)(weight + 16 * k + 8 + 2 * t);
-
-        load_x(x, X, k);
-        x[0] = scale2(x[0], lo);
-        x[1] = scale2(x[1], lo);
-        x[2] = scale2(x[2], hi);
-        x[3] = scale2(x[3], hi);
-#pragma unroll
-        for (int j = 0; j < N / 8; j += 2) {
-            ldmatrix4_trans(b, B + unit_at<N>(16 * k + lane / 8 % 2 * 8 + lane % 8, j + lane / 16));
-            mma_bf16(S[j], x, b);
-            mma_bf16(S[j + 1], x, b + 2);
-        }
-    }
 }
 
 /* What the 64 tokens of a tile bring, one a thread: read a tile ahead, then put into shared memory. */
 struct steps {
-    float cum, dt, last; /* last: cum of the tile's last token */
+    float cum, dt, last;   /* last: cum of the tile's last token */
     int begin, begin_last; /* of the document, relative to the tile */
 };
 
-__device__ __forceinline__ struct steps load_steps(const struct ssd &a, const struct ssd_plan &p, const struct job &job,
-                                                   int64_t tile, const struct ssd_tile &u)
+__device__ __forceinline__ struct steps load_steps(const struct ssd &a, const struct ssd_plan &p,
+                                                   const struct job &job, int64_t tile,
+                                                   const struct ssd_tile &u)
 {
     int64_t at = ((job.b * a.H + job.h) * p.tiles + tile) * SSD_TILE;
     int i = threadIdx.x % SSD_TILE;
@@ -227,16 +73,18 @@ __device__ __forceinline__ float tail_keep(const struct steps &s)
 
 /* ---- scores ---- */
 
-/* C B^T of one tile and group, at and below the diagonal's blocks of 16: scores [B,G,tiles, 16, 32 lanes], block 4i + k being
- * tokens t 16i..16i+15, s 16k..16k+15 as operand A of a product. */
-template <int N> __global__ void __launch_bounds__(THREADS) ssd_scores_kernel(struct ssd a, struct ssd_plan p, uint4 *scores)
+/* C B^T of one tile and group, at and below the diagonal's blocks of 16: scores [B,G,tiles, 16, 32 lanes],
+ * block 4i + k being tokens t 16i..16i+15, s 16k..16k+15 as operand A of a product. */
+template <int N>
+__global__ void __launch_bounds__(SSD_THREADS)
+    ssd_scores_kernel(struct ssd a, struct ssd_plan p, uint4 *scores)
 {
     DYNAMIC_SHARED(unsigned char, room);
     unsigned char *C = room, *B = room + SSD_TILE * N * 2;
     int64_t tile = blockIdx.x / a.G % p.tiles, g = blockIdx.x % a.G, b = blockIdx.x / a.G / p.tiles;
     struct ssd_tile u = ssd_find_tile(a, p, tile);
     int lane = threadIdx.x % 32, warp = threadIdx.x / 32;
-    float acc[4][2][4] = { };
+    float acc[4][2][4] = {};
 
     if (u.n == 0)
         return;
@@ -269,13 +117,13 @@ template <int N> __global__ void __launch_bounds__(THREADS) ssd_scores_kernel(st
 /* ---- local ---- */
 
 template <int N> struct local_room {
-    unsigned char X[2][SSD_TILE * ROWS * 2], B[2][SSD_TILE * N * 2];
+    unsigned char X[2][SSD_TILE * SSD_ROWS * 2], B[2][SSD_TILE * N * 2];
     float weight[2][SSD_TILE];
 };
 
 template <int N>
-__global__ void __launch_bounds__(THREADS, N > 128 ? 2 : 4) ssd_local_kernel(struct ssd a, struct ssd_plan p,
-                                                                             struct tensor states)
+__global__ void __launch_bounds__(SSD_THREADS, N > 128 ? 2 : 4)
+    ssd_local_kernel(struct ssd a, struct ssd_plan p, struct tensor states)
 {
     DYNAMIC_SHARED(local_room<N>, r);
     struct job job = find_job(a, p.chunks);
@@ -284,9 +132,9 @@ __global__ void __launch_bounds__(THREADS, N > 128 ? 2 : 4) ssd_local_kernel(str
     const bf16 *Bm = (const bf16 *)a.Bm.data + row * a.Bm.ld + job.h / p.rep * a.N;
     struct ssd_tile u = ssd_chunk_tile(a, job.c, 0);
     struct steps now = load_steps(a, p, job, first, u);
-    float S[N / 8][4] = { };
+    float S[N / 8][4] = {};
 
-    copy_tile<ROWS>(r->X[0], x + u.t0 * a.x.ld, a.x.ld, u.n, job.rows);
+    copy_tile<SSD_ROWS>(r->X[0], x + u.t0 * a.x.ld, a.x.ld, u.n, job.rows);
     copy_tile<N>(r->B[0], Bm + u.t0 * a.Bm.ld, a.Bm.ld, u.n, (int)a.N);
     copy_async_commit();
     for (int k = 0; u.n > 0; k++) {
@@ -298,7 +146,7 @@ __global__ void __launch_bounds__(THREADS, N > 128 ? 2 : 4) ssd_local_kernel(str
         copy_async_wait<0>();
         __syncthreads(); /* this tile is there, and no warp is at the one before any more */
         if (next.n > 0) {
-            copy_tile<ROWS>(r->X[~k & 1], x + next.t0 * a.x.ld, a.x.ld, next.n, job.rows);
+            copy_tile<SSD_ROWS>(r->X[~k & 1], x + next.t0 * a.x.ld, a.x.ld, next.n, job.rows);
             copy_tile<N>(r->B[~k & 1], Bm + next.t0 * a.Bm.ld, a.Bm.ld, next.n, (int)a.N);
             copy_async_commit();
             now = load_steps(a, p, job, first + k + 1, next);
@@ -319,7 +167,8 @@ struct tile_step {
 };
 
 template <bool WHOLE>
-__device__ __forceinline__ struct tile_step next_tile(const struct ssd &a, const struct ssd_plan &p, int64_t c, int k)
+__device__ __forceinline__ struct tile_step next_tile(const struct ssd &a, const struct ssd_plan &p,
+                                                      int64_t c, int k)
 {
     struct tile_step s = { c, k + 1, { 0, 0 } };
 
@@ -331,15 +180,16 @@ __device__ __forceinline__ struct tile_step next_tile(const struct ssd &a, const
 }
 
 template <int N> struct scan_room {
-    unsigned char X[2][SSD_TILE * ROWS * 2], C[2][SSD_TILE * N * 2], B[SSD_TILE * N * 2];
-    uint4 M[16][32];                      /* scores * decay * dt, blocks as in ssd_scores_kernel */
+    unsigned char X[2][SSD_TILE * SSD_ROWS * 2], C[2][SSD_TILE * N * 2], B[SSD_TILE * N * 2];
+    uint4 M[16][32]; /* scores * decay * dt, blocks as in ssd_scores_kernel */
     float cum[2][SSD_TILE], dt[2][SSD_TILE], enter[2][SSD_TILE], weight[2][SSD_TILE];
     int begin[2][SSD_TILE];
 };
 
 /* y = enter[t] (C S^T)[t,p]; y[i][j][]: tokens 16i.., rows (P) 8j.. of the warp's 16, as accumulators. */
-template <int N> __device__ __forceinline__ void from_state(float y[4][2][4], const float S[N / 8][4], const unsigned char *C,
-                                                            const float *enter)
+template <int N>
+__device__ __forceinline__ void from_state(float y[4][2][4], const float S[N / 8][4], const unsigned char *C,
+                                           const float *enter)
 {
     int lane = threadIdx.x % 32, g = lane / 4;
 
@@ -379,7 +229,8 @@ struct seer {
 };
 
 /* Rows 16 part.. of M from their scores, in place. */
-__device__ __forceinline__ void make_scores(uint4 (*M)[32], int part, const float *cum, const float *dt, const int *begin)
+__device__ __forceinline__ void make_scores(uint4 (*M)[32], int part, const float *cum, const float *dt,
+                                            const int *begin)
 {
     int lane = threadIdx.x % 32, t0 = 16 * part + lane / 4;
     struct seer lo = { cum[t0], begin[t0], t0 }, hi = { cum[t0 + 8], begin[t0 + 8], t0 + 8 };
@@ -401,7 +252,8 @@ __device__ __forceinline__ void make_scores(uint4 (*M)[32], int part, const floa
 }
 
 /* y += M X + D x */
-__device__ __forceinline__ void from_tile(float y[4][2][4], const uint4 (*M)[32], const unsigned char *X, float D)
+__device__ __forceinline__ void from_tile(float y[4][2][4], const uint4 (*M)[32], const unsigned char *X,
+                                          float D)
 {
     int lane = threadIdx.x % 32, warp = threadIdx.x / 32;
 
@@ -423,7 +275,7 @@ __device__ __forceinline__ void from_tile(float y[4][2][4], const uint4 (*M)[32]
     for (int i = 0; i < 4; i++) {
         uint32_t x[4];
 
-        ldmatrix4(x, X + unit_at<ROWS>(16 * i + lane % 16, 2 * warp + lane / 16));
+        ldmatrix4(x, X + unit_at<SSD_ROWS>(16 * i + lane % 16, 2 * warp + lane / 16));
 #pragma unroll
         for (int q = 0; q < 4; q++) {
             y[i][q / 2][q % 2 * 2] += D * unpack_lo(x[q]);
@@ -432,15 +284,17 @@ __device__ __forceinline__ void from_tile(float y[4][2][4], const uint4 (*M)[32]
     }
 }
 
-/* Writes the warp's 16 columns of y, `to` being that of the tile's first token and the block's first column. */
+/* Writes the warp's 16 columns of y, `to` being that of the tile's first token and the block's first column.
+ * */
 __device__ __forceinline__ void store_y(const float y[4][2][4], bf16 *to, int64_t ld, int n, int rows)
 {
-    int lane = threadIdx.x % 32, t = lane % 4, token = lane / 4 + t % 2 * 8, col = threadIdx.x / 32 * 16 + t / 2 * 8;
+    int lane = threadIdx.x % 32, t = lane % 4, token = lane / 4 + t % 2 * 8,
+        col = threadIdx.x / 32 * 16 + t / 2 * 8;
 
 #pragma unroll
     for (int i = 0; i < 4; i++) {
-        uint32_t w[4] = { pack2(y[i][0][0], y[i][0][1]), pack2(y[i][0][2], y[i][0][3]), pack2(y[i][1][0], y[i][1][1]),
-                          pack2(y[i][1][2], y[i][1][3]) };
+        uint32_t w[4] = { pack2(y[i][0][0], y[i][0][1]), pack2(y[i][0][2], y[i][0][3]),
+                          pack2(y[i][1][0], y[i][1][1]), pack2(y[i][1][2], y[i][1][3]) };
         transpose4(w);
         if (16 * i + token < n && col < rows)
             *(uint4 *)(to + (16 * i + token) * ld + col) = make_uint4(w[0], w[1], w[2], w[3]);
@@ -452,7 +306,7 @@ static constexpr int scan_blocks(int N) { return N > 128 ? 1 : N > 64 ? 3 : 4; }
 
 /* y of a chunk, whose entering state is there; or WHOLE, of a sequence, with all entering states. */
 template <int N, bool WHOLE>
-__global__ void __launch_bounds__(THREADS, scan_blocks(N))
+__global__ void __launch_bounds__(SSD_THREADS, scan_blocks(N))
     ssd_scan_kernel(struct ssd a, struct ssd_plan p, struct tensor states, const uint4 *scores)
 {
     DYNAMIC_SHARED(scan_room<N>, r);
@@ -460,15 +314,17 @@ __global__ void __launch_bounds__(THREADS, scan_blocks(N))
     int64_t row = job.b * a.T, g = job.h / p.rep, head = (job.b * a.H + job.h) * a.P + job.row0;
     int64_t place = ((job.b * p.chunks + job.c) * a.H + job.h) * a.P + job.row0;
     const bf16 *x = (const bf16 *)a.x.data + row * a.x.ld + job.h * a.P + job.row0;
-    const bf16 *Bm = (const bf16 *)a.Bm.data + row * a.Bm.ld + g * a.N, *Cm = (const bf16 *)a.Cm.data + row * a.Cm.ld + g * a.N;
+    const bf16 *Bm = (const bf16 *)a.Bm.data + row * a.Bm.ld + g * a.N,
+               *Cm = (const bf16 *)a.Cm.data + row * a.Cm.ld + g * a.N;
     bf16 *y = (bf16 *)a.y.data + row * a.y.ld + job.h * a.P + job.row0;
     struct ssd_tile u = ssd_chunk_tile(a, job.c, 0);
     struct steps now = load_steps(a, p, job, job.c * p.per, u);
-    int lane = threadIdx.x % 32, part = (threadIdx.x / 32 + job.h) % 4; /* of M: low parts are less work, so heads vary */
+    int lane = threadIdx.x % 32,
+        part = (threadIdx.x / 32 + job.h) % 4; /* of M: low parts are less work, so heads vary */
     bool leaves = WHOLE && a.hT.data;
-    float S[N / 8][4] = { }, D = ((const float *)a.D.data)[job.h];
+    float S[N / 8][4] = {}, D = ((const float *)a.D.data)[job.h];
 
-    copy_tile<ROWS>(r->X[0], x + u.t0 * a.x.ld, a.x.ld, u.n, job.rows);
+    copy_tile<SSD_ROWS>(r->X[0], x + u.t0 * a.x.ld, a.x.ld, u.n, job.rows);
     copy_tile<N>(r->C[0], Cm + u.t0 * a.Cm.ld, a.Cm.ld, u.n, (int)a.N);
     copy_async_commit();
     if (!WHOLE)
@@ -478,7 +334,7 @@ __global__ void __launch_bounds__(THREADS, scan_blocks(N))
     scores += (job.b * a.G + g) * p.tiles * 512 + 128 * part + lane;
     for (int k = 0, at = 0; u.n > 0; at = !at) {
         struct tile_step go = next_tile<WHOLE>(a, p, job.c, k);
-        float keep = tail_keep(now), acc[4][2][4] = { };
+        float keep = tail_keep(now), acc[4][2][4] = {};
 
         if (threadIdx.x < SSD_TILE) {
             r->cum[at][threadIdx.x] = now.cum;
@@ -496,7 +352,7 @@ __global__ void __launch_bounds__(THREADS, scan_blocks(N))
             copy_tile<N>(r->B, Bm + u.t0 * a.Bm.ld, a.Bm.ld, u.n, (int)a.N);
         copy_async_commit();
         if (go.u.n > 0) {
-            copy_tile<ROWS>(r->X[!at], x + go.u.t0 * a.x.ld, a.x.ld, go.u.n, job.rows);
+            copy_tile<SSD_ROWS>(r->X[!at], x + go.u.t0 * a.x.ld, a.x.ld, go.u.n, job.rows);
             copy_tile<N>(r->C[!at], Cm + go.u.t0 * a.Cm.ld, a.Cm.ld, go.u.n, (int)a.N);
             now = load_steps(a, p, job, go.c * p.per + go.k, go.u);
         }
@@ -540,13 +396,15 @@ size_t ssd_mma_bytes(const struct ssd *a, const struct ssd_plan *p)
 /* Blocks that each take a head's rows over so many chunks. */
 static int64_t jobs(const struct ssd *a, int64_t chunks)
 {
-    return a->B * chunks * a->H * ceil_div(a->P, ROWS);
+    return a->B * chunks * a->H * ceil_div(a->P, SSD_ROWS);
 }
 
 /* Whether sequences as a whole fill the device well enough to go without local and passing. */
 static bool whole(const struct ssd *a)
 {
-    int64_t blocks = jobs(a, 1), slots = (int64_t)cuda_processors() * scan_blocks(a->N <= 64 ? 64 : a->N <= 128 ? 128 : 256);
+    int64_t blocks = jobs(a, 1), slots = (int64_t)cuda_processors() * scan_blocks(a->N <= 64    ? 64
+                                                                                  : a->N <= 128 ? 128
+                                                                                                : 256);
 
     return blocks * 4 >= round_up(blocks, slots) * 3 && (!a->h0.data || aligned_rows(&a->h0, 8)) &&
            (!a->hT.data || aligned_rows(&a->hT, 8));
@@ -557,14 +415,18 @@ static void forward(const struct ssd *a, const struct ssd_plan *p, const struct 
 {
     uint4 *scores = (uint4 *)((uintptr_t)a->work + p->bytes);
 
-    LAUNCH((ssd_scores_kernel<N>), (unsigned)(a->B * a->G * p->tiles), THREADS, SSD_TILE * N * 4, *a, *p, scores);
+    LAUNCH((ssd_scores_kernel<N>), (unsigned)(a->B * a->G * p->tiles), SSD_THREADS, SSD_TILE * N * 4, *a, *p,
+           scores);
     if (whole(a)) {
-        LAUNCH((ssd_scan_kernel<N, true>), (unsigned)jobs(a, 1), THREADS, sizeof(scan_room<N>), *a, *p, a->states, scores);
+        LAUNCH((ssd_scan_kernel<N, true>), (unsigned)jobs(a, 1), SSD_THREADS, sizeof(scan_room<N>), *a, *p,
+               a->states, scores);
         return;
     }
-    LAUNCH((ssd_local_kernel<N>), (unsigned)jobs(a, p->chunks), THREADS, sizeof(local_room<N>), *a, *p, *states);
+    LAUNCH((ssd_local_kernel<N>), (unsigned)jobs(a, p->chunks), SSD_THREADS, sizeof(local_room<N>), *a, *p,
+           *states);
     ssd_passing(a, p, states);
-    LAUNCH((ssd_scan_kernel<N, false>), (unsigned)jobs(a, p->chunks), THREADS, sizeof(scan_room<N>), *a, *p, *states, scores);
+    LAUNCH((ssd_scan_kernel<N, false>), (unsigned)jobs(a, p->chunks), SSD_THREADS, sizeof(scan_room<N>), *a,
+           *p, *states, scores);
 }
 
 void ssd_mma_forward(const struct ssd *a, const struct ssd_plan *p, const struct tensor *states)

@@ -1,8 +1,8 @@
 /* ssd_prepare.cu - state-space duality: the steps dt and their running sums
  * SPDX-License-Identifier: MIT
  *
- * dt_raw is read as it lies, by token, and turned in shared memory, for everything later goes by head. 8 bytes are
- * written for each element read; next to x and y this is nothing.
+ * dt_raw is read as it lies, by token, and turned in shared memory, for everything later goes by head. 8
+ * bytes are written for each element read; next to x and y this is nothing.
  */
 #include "ssd.cuh"
 
@@ -13,7 +13,8 @@
 template <class T> __global__ void __launch_bounds__(256) ssd_prepare_kernel(struct ssd a, struct ssd_plan p)
 {
     __shared__ float steps[HEADS][SSD_TILE + 1];
-    int64_t groups = (a.H + HEADS - 1) / HEADS, h0 = blockIdx.x % groups * HEADS, b = blockIdx.x / groups / p.tiles;
+    int64_t groups = (a.H + HEADS - 1) / HEADS, h0 = blockIdx.x % groups * HEADS,
+            b = blockIdx.x / groups / p.tiles;
     int64_t tile = blockIdx.x / groups % p.tiles;
     struct ssd_tile u = ssd_find_tile(a, p, tile);
     int lane = threadIdx.x % 32, warp = threadIdx.x / 32;
