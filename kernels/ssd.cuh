@@ -60,7 +60,8 @@ __device__ __forceinline__ struct ssd_tile ssd_chunk_tile(const struct ssd &a, i
 __device__ __forceinline__ struct ssd_tile ssd_find_tile(const struct ssd &a, const struct ssd_plan &p,
                                                          int64_t tile)
 {
-    return ssd_chunk_tile(a, tile / p.per, (int)(tile % p.per));
+    unsigned k = (unsigned)tile, per = (unsigned)p.per; /* a division of 64 bits takes long */
+    return ssd_chunk_tile(a, k / per, (int)(k % per));
 }
 
 /* The position at which a token's document begins, relative to t0. */

@@ -97,8 +97,13 @@ __device__ __forceinline__ void copy_rows(bf16 *to, int ldt, const bf16 *from, i
 }
 template <int THREADS> __device__ __forceinline__ void copy_record(float *to, const float *from)
 {
-    for (int i = threadIdx.x; i < RECORD * SSD_TILE / 4; i += THREADS)
-        copy_async16(to + 4 * i, from + 4 * i, true);
+    enum { ALL = RECORD * SSD_TILE / 4 };
+#pragma unroll
+    for (int k = 0; k < (ALL + THREADS - 1) / THREADS; k++) {
+        int i = k * THREADS + (int)threadIdx.x;
+        if (i < ALL)
+            copy_async16(to + 4 * i, from + 4 * i, true);
+    }
 }
 
 /* ---- walk ---- */
@@ -292,13 +297,15 @@ __device__ __forceinline__ void tiles_scores(const struct tiles_place &at, const
         if (at.t == 0)
             sums[(EARLIER * 4 + at.quarter) * SSD_TILE + at.s0 + 8 * r] = row[r];
     }
-#pragma unroll
-    for (int e = 0; e < 4; e++) {
-        for (int k = 4; k < 32; k *= 2)
-            col[e] += __shfl_xor_sync(0xffffffffu, col[e], k);
-        if ((int)threadIdx.x % 32 / 4 == e)
-            sums[(LATER * 4 + at.strip) * SSD_TILE + t0 + e / 2 * 8 + 2 * at.t + e % 2] = col[e];
-    }
+    /* of the four columns the lane goes on with two, then with one */
+    bool right = threadIdx.x & 16, odd = threadIdx.x & 8;
+    float got0 = __shfl_xor_sync(0xffffffffu, right ? col[0] : col[2], 16);
+    float got1 = __shfl_xor_sync(0xffffffffu, right ? col[1] : col[3], 16);
+    float keep0 = (right ? col[2] : col[0]) + got0, keep1 = (right ? col[3] : col[1]) + got1;
+    keep0 = (odd ? keep1 : keep0) + __shfl_xor_sync(0xffffffffu, odd ? keep0 : keep1, 8);
+    keep0 += __shfl_xor_sync(0xffffffffu, keep0, 4);
+    if (!(threadIdx.x & 4))
+        sums[(LATER * 4 + at.strip) * SSD_TILE + t0 + 8 * right + 2 * at.t + odd] = keep0;
 }
 
 /* Two sums over the warp's columns, of rows s0 and s0 + 8, to the quarter's place. */
