@@ -23,16 +23,15 @@ __global__ void __launch_bounds__(32 * WARPS) colsum_kernel(struct colsum a, int
 
     if (c < a.D) {
         for (int64_t m = piece * rows + warp; m < end; m += WARPS * ROWS) {
-            pack<T, N> held[ROWS];
+            elements<T, N> held[ROWS];
             for (int i = 0; i < ROWS; i++)
                 if (m + i * WARPS < end)
-                    held[i] = load_pack<T, N>(x + (m + i * WARPS) * a.x.ld);
+                    held[i].read(x + (m + i * WARPS) * a.x.ld);
                 else
-                    for (int k = 0; k < N; k++)
-                        held[i].v[k] = from_float<T>(0.0f);
+                    held[i].clear();
             for (int i = 0; i < ROWS; i++) {
                 float v[N];
-                to_floats(v, held[i]);
+                held[i].get(v);
                 for (int k = 0; k < N; k++)
                     sum[k] += v[k];
             }
@@ -95,6 +94,8 @@ void cuda_add_parts(const struct add_parts *a)
 
 size_t cuda_colsum_work(const struct colsum *a)
 {
+    if (a->M < 1 || a->D < 1)
+        return 0;
     return (size_t)(pieces_of(a->M, a->D, 8) * a->D) * sizeof(float); /* the widest packs have the most pieces */
 }
 

@@ -14,7 +14,7 @@
 
 namespace {
 
-enum { STRETCHES = 4, RESIDENT = 5, AT_ONCE = 4, LEAST = 16, MOST = 512, MAXW = 8 };
+enum { STRETCHES = 4, RESIDENT = 4, AT_ONCE = 4, LEAST = 16, MOST = 512, MAXW = 8 };
 
 /* How the tokens are cut: `per` stretches of `length` tokens for each sequence, `columns` blocks along the channels. */
 struct cut {
@@ -120,16 +120,19 @@ __global__ void __launch_bounds__(32 * STRETCHES, RESIDENT) conv1d_fwd_kernel(st
     for (int j = 0; j < W - 1; j++)
         input<T>(a, x[j], p.b, p.t0 - 1 - j, p.c);
     for (int64_t t = p.t0; t < p.t1; t += AT_ONCE) {
-        pack<T, N> next[AT_ONCE];
+        elements<T, N> next[AT_ONCE];
+        int n[AT_ONCE];
         for (int i = 0; i < AT_ONCE; i++)
-            if (t + i < p.t1)
-                next[i] = read_pack<T, N>(rows + (t + i) * a.x.ld);
+            if (t + i < p.t1) {
+                next[i].read(rows + (t + i) * a.x.ld);
+                n[i] = taps(a, p.b, t + i);
+            }
         for (int i = 0; i < AT_ONCE; i++) {
             if (t + i >= p.t1)
                 break;
             move_on(x);
-            to_floats(x[0], next[i]);
-            f.apply(y, x, taps(a, p.b, t + i));
+            next[i].get(x[0]);
+            f.apply(y, x, n[i]);
             if (a.silu)
                 for (int k = 0; k < N; k++)
                     y[k] *= sigmoid(y[k]);
@@ -192,11 +195,13 @@ __device__ __forceinline__ void bwd_stretch(const struct conv1d &a, const struct
     for (int j = 0; j < W - 1; j++)
         input<T>(a, x[j], p.b, p.t0 - 1 - j, p.c);
     for (int64_t t = p.t0; t < end; t += AT_ONCE) {
-        pack<T, N> next[AT_ONCE], next_dy[AT_ONCE];
+        elements<T, N> next[AT_ONCE], next_dy[AT_ONCE];
+        int n[AT_ONCE];
         for (int i = 0; i < AT_ONCE; i++)
             if (t + i < known) {
-                next[i] = read_pack<T, N>(rows + (t + i) * a.x.ld);
-                next_dy[i] = read_pack<T, N>(dys + (t + i) * a.dy.ld);
+                next[i].read(rows + (t + i) * a.x.ld);
+                next_dy[i].read(dys + (t + i) * a.dy.ld);
+                n[i] = taps(a, p.b, t + i);
             }
         for (int i = 0; i < AT_ONCE; i++) {
             if (t + i >= end)
@@ -206,12 +211,11 @@ __device__ __forceinline__ void bwd_stretch(const struct conv1d &a, const struct
             for (int k = 0; k < N; k++)
                 d.dx[0][k] = 0.0f;
             if (t + i < known) {
-                int n = taps(a, p.b, t + i);
-                to_floats(x[0], next[i]);
-                to_floats(dy, next_dy[i]);
-                f.apply(g, x, n);
+                next[i].get(x[0]);
+                next_dy[i].get(dy);
+                f.apply(g, x, n[i]);
                 act_grad(g, dy, a.silu);
-                d.add(f, g, x, n, t + i < p.t1);
+                d.add(f, g, x, n[i], t + i < p.t1);
             }
             write_dx<T, N, W>(a, p, t + i - (W - 1), d.dx[W - 1]);
         }
@@ -341,6 +345,8 @@ bool empty(const struct conv1d *a) { return a->B < 1 || a->T < 1 || a->C < 1; }
 /* Enough for any smaller B and T too. */
 size_t cuda_conv1d_work(const struct conv1d *a)
 {
+    if (empty(a))
+        return 0;
     int64_t at_once = (int64_t)cuda_processors() * RESIDENT * STRETCHES / ceil_div(a->C, 32 * 4);
     int64_t long_ones = a->B * ceil_div(a->T, MOST), short_ones = a->B * ceil_div(a->T, LEAST);
     int64_t most = at_once > long_ones ? at_once : long_ones;
@@ -377,8 +383,8 @@ void cuda_conv1d_bwd(const struct conv1d *a)
     WITH_TYPE(a->x.dtype, T, {
         if (a->W == 4 && wide(a, 4))
             launch_bwd<T, 4, 4>(a);
-        else if (wide(a, 4))
-            launch_bwd<T, 4, MAXW>(a);
+        else if (wide(a, 2))
+            launch_bwd<T, 2, MAXW>(a);
         else
             launch_bwd<T, 1, MAXW>(a);
     });

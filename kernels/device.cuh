@@ -98,6 +98,29 @@ template <class T, int N> __device__ __forceinline__ void store_pack(T *p, const
 {
     *(pack<T, N> *)p = v;
 }
+/* 16 or 8 bytes to global memory in one store, which the compiler does not always make of four or two. */
+#ifdef SSM_EMULATE
+inline void store_words4(void *p, uint32_t a, uint32_t b, uint32_t c, uint32_t d)
+{
+    uint32_t u[4] = { a, b, c, d };
+    memcpy(p, u, sizeof u);
+}
+inline void store_words2(void *p, uint32_t a, uint32_t b)
+{
+    uint32_t u[2] = { a, b };
+    memcpy(p, u, sizeof u);
+}
+#else
+__device__ __forceinline__ void store_words4(void *p, uint32_t a, uint32_t b, uint32_t c, uint32_t d)
+{
+    asm volatile("st.global.v4.b32 [%0], {%1,%2,%3,%4};"
+                 :: "l"(__cvta_generic_to_global(p)), "r"(a), "r"(b), "r"(c), "r"(d) : "memory");
+}
+__device__ __forceinline__ void store_words2(void *p, uint32_t a, uint32_t b)
+{
+    asm volatile("st.global.v2.b32 [%0], {%1,%2};" :: "l"(__cvta_generic_to_global(p)), "r"(a), "r"(b) : "memory");
+}
+#endif
 /* Whether rows of a tensor can be read so many bytes at a time. */
 static inline bool aligned_rows(const struct tensor *t, int bytes)
 {

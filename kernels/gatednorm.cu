@@ -62,7 +62,7 @@ __global__ void __launch_bounds__(ROW_THREADS, K ? 2 : 1) gatednorm_fwd_kernel(s
     int packs = at.n / N, turns = row_turns<K>(packs), turn = 0;
     int64_t stride = at.parts * blockDim.y, m = at.part * blockDim.y + threadIdx.y;
     const T *x_data = (const T *)a.x.data + at.first, *z_data = (const T *)a.z.data + at.first;
-    float x[N], z[N], w[N];
+    float per = 1.0f / (float)at.n, eps = (float)a.eps, x[N], z[N], w[N];
     group_weights<N, K> weight;
     row_packs<T, N, K> xs, zs, next_x, next_z;
 
@@ -70,7 +70,7 @@ __global__ void __launch_bounds__(ROW_THREADS, K ? 2 : 1) gatednorm_fwd_kernel(s
     next_x.load(x_data + m * a.x.ld, packs, m < a.M);
     next_z.load(z_data + m * a.z.ld, packs, m < a.M);
     for (int64_t m0 = at.part * blockDim.y; m0 < a.M; m0 += stride, m += stride) {
-        float u[K ? K : 1][N], sum[1] = { 0.0f };
+        float sum[1] = { 0.0f };
 
         xs = next_x;
         zs = next_z;
@@ -80,13 +80,12 @@ __global__ void __launch_bounds__(ROW_THREADS, K ? 2 : 1) gatednorm_fwd_kernel(s
             xs.get(x, i);
             zs.get(z, i);
             for (int k = 0; k < N; k++) {
-                float v = x[k] * (z[k] * sigmoid(z[k]));
-                u[K ? i : 0][k] = v;
-                sum[0] += v * v;
+                float u = x[k] * (z[k] * sigmoid(z[k]));
+                sum[0] += u * u;
             }
         }
         row_sums(sum, room, turn);
-        float r = 1.0f / sqrtf(sum[0] / (float)at.n + (float)a.eps);
+        float r = rsqrtf(sum[0] * per + eps);
         if (m >= a.M)
             continue;
         if (threadIdx.x == 0)
@@ -96,14 +95,10 @@ __global__ void __launch_bounds__(ROW_THREADS, K ? 2 : 1) gatednorm_fwd_kernel(s
             if (c >= packs)
                 break;
             weight.get(w, i);
-            if (K == 0) {
-                xs.get(x, i);
-                zs.get(z, i);
-                for (int k = 0; k < N; k++)
-                    u[0][k] = x[k] * (z[k] * sigmoid(z[k]));
-            }
+            xs.get(x, i);
+            zs.get(z, i);
             for (int k = 0; k < N; k++)
-                x[k] = w[k] * (u[K ? i : 0][k] * r);
+                x[k] = w[k] * (x[k] * (z[k] * sigmoid(z[k])) * r);
             write_floats((T *)a.y.data + m * a.y.ld + at.first + (int64_t)c * N, x);
         }
     }
@@ -120,7 +115,7 @@ __global__ void __launch_bounds__(ROW_THREADS, 1) gatednorm_bwd_kernel(struct ga
     const T *x_data = (const T *)a.x.data + at.first, *z_data = (const T *)a.z.data + at.first;
     const T *dy_data = (const T *)a.dy.data + at.first;
     float *part = (float *)a.work + at.part * a.D + at.first;
-    float x[N], z[N], dy[N], w[N], dw[K ? K : 1][N] = {};
+    float per = 1.0f / (float)at.n, x[N], z[N], dy[N], w[N], dw[K ? K : 1][N] = {};
     group_weights<N, K> weight;
     row_packs<T, N, K> xs, zs, dys, next_x, next_z, next_dy;
 
@@ -150,7 +145,7 @@ __global__ void __launch_bounds__(ROW_THREADS, 1) gatednorm_bwd_kernel(struct ga
                 sum[0] += w[k] * dy[k] * (x[k] * (z[k] * sigmoid(z[k])));
         }
         row_sums(sum, room, turn);
-        float q = sum[0] * r * r * r / (float)at.n;
+        float q = sum[0] * r * r * r * per;
         if (!valid)
             continue;
         for (int i = 0; i < turns; i++) {
@@ -223,6 +218,8 @@ void check(const struct gatednorm *a, const char *op)
 /* For either kind of rows. */
 size_t cuda_gatednorm_work(const struct gatednorm *a)
 {
+    if (a->M < 1 || a->G < 1 || a->D < a->G)
+        return 0;
     int64_t held = shape_of(a, true, BWD_RESIDENT).blocks, read_again = shape_of(a, false, BWD_RESIDENT).blocks;
     return (size_t)((held > read_again ? held : read_again) * a->D) * sizeof(float);
 }

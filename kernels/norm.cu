@@ -57,7 +57,7 @@ __global__ void __launch_bounds__(ROW_THREADS, K ? 2 : 1) norm_fwd_kernel(struct
     int packs = (int)(a.D / N), turns = row_turns<K>(packs), turn = 0, turn2 = 0;
     int64_t stride = (int64_t)gridDim.x * blockDim.y, m = (int64_t)blockIdx.x * blockDim.y + threadIdx.y;
     const X *x_data = (const X *)a.x.data;
-    float D = (float)a.D, v[N];
+    float per = 1.0f / (float)a.D, eps = (float)a.eps, v[N];
     row_weights<N, K> weight;
     row_packs<X, N, K> x, next;
 
@@ -76,7 +76,7 @@ __global__ void __launch_bounds__(ROW_THREADS, K ? 2 : 1) norm_fwd_kernel(struct
         row_sums(sum, room, turn);
         if (FULL && a.center) {
             float both[2] = { 0.0f, 0.0f };
-            mean = sum[0] / D;
+            mean = sum[0] * per;
             for (int i = 0; i < turns; i++) {
                 x.get(v, i);
                 for (int k = 0; k < N && (int)(threadIdx.x + i * blockDim.x) < packs; k++) {
@@ -86,13 +86,13 @@ __global__ void __launch_bounds__(ROW_THREADS, K ? 2 : 1) norm_fwd_kernel(struct
                 }
             }
             row_sums(both, room2, turn2);
-            rest = both[0] / D;
-            var = both[1] / D - rest * rest;
+            rest = both[0] * per;
+            var = both[1] * per - rest * rest;
             var = var < 0.0f ? 0.0f : var;
         } else {
-            var = sum[0] / D;
+            var = sum[0] * per;
         }
-        r = 1.0f / sqrtf(var + (float)a.eps);
+        r = rsqrtf(var + eps);
         if (m >= a.M)
             continue;
         if (threadIdx.x == 0) {
@@ -127,11 +127,12 @@ __global__ void __launch_bounds__(ROW_THREADS, 1) norm_bwd_kernel(struct norm a)
     const X *x_data = (const X *)a.x.data;
     const Y *dy_data = (const Y *)a.dy.data;
     float *part = (float *)a.work + (int64_t)blockIdx.x * a.D, *part_bias = part + (int64_t)gridDim.x * a.D;
-    float D = (float)a.D, x[N], dy[N], w[N];
+    float per = 1.0f / (float)a.D, x[N], dy[N], w[N];
     float dw[K ? K : 1][N] = {}, dbias[K ? K : 1][N] = {};
     row_weights<N, K> weight;
     row_packs<X, N, K> xs, next_x;
     row_packs<Y, N, K> dys, next_dy;
+    row_packs<X, N, K> into;
 
     weight.load(a, packs);
     if (K == 0)
@@ -148,6 +149,7 @@ __global__ void __launch_bounds__(ROW_THREADS, 1) norm_bwd_kernel(struct norm a)
         dys = next_dy;
         next_x.load(x_data + (m + stride) * a.x.ld, packs, m + stride < a.M);
         next_dy.load(dy_data + (m + stride) * a.dy.ld, packs, m + stride < a.M);
+        into.load((const X *)a.dx.data + m * a.dx.ld, packs, valid && a.accumulate_dx);
         for (int i = 0; i < turns; i++) {
             xs.get(x, i);
             dys.get(dy, i);
@@ -166,11 +168,11 @@ __global__ void __launch_bounds__(ROW_THREADS, 1) norm_bwd_kernel(struct norm a)
         }
         row_sums(sum, room, turn);
         if (FULL && a.center) {
-            rest = sum[FULL ? 1 : 0] / D;
-            shift = sum[FULL ? 2 : 0] / D;
-            q = (sum[0] - rest * sum[FULL ? 2 : 0]) * r / D;
+            rest = sum[FULL ? 1 : 0] * per;
+            shift = sum[FULL ? 2 : 0] * per;
+            q = (sum[0] - rest * sum[FULL ? 2 : 0]) * r * per;
         } else {
-            q = sum[0] * r / D;
+            q = sum[0] * r * per;
         }
         if (!valid)
             continue;
@@ -180,8 +182,8 @@ __global__ void __launch_bounds__(ROW_THREADS, 1) norm_bwd_kernel(struct norm a)
             float d[N] = {};
             if (c >= packs)
                 break;
-            if (a.accumulate_dx)
-                read_floats(d, dx);
+            if (K > 0 || a.accumulate_dx)
+                into.get(d, i);
             xs.get(x, i);
             dys.get(dy, i);
             weight.get(a, w, i);
@@ -276,6 +278,8 @@ void check(const struct norm *a, const char *op)
 /* With room for dbias whether it is there or not, and for either kind of rows: a caller may ask before it knows. */
 size_t cuda_norm_work(const struct norm *a)
 {
+    if (a->M < 1 || a->D < 1)
+        return 0;
     int64_t held = row_shape(a->M, a->D, true, BWD_RESIDENT, 1).blocks;
     int64_t read_again = row_shape(a->M, a->D, false, BWD_RESIDENT, 1).blocks;
     return (size_t)(2 * (held > read_again ? held : read_again) * a->D) * sizeof(float);

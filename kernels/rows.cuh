@@ -4,68 +4,86 @@
 #ifndef SSM_ROWS_CUH
 #define SSM_ROWS_CUH
 
-#include <cstring>
-
 #include "device.cuh"
 
-/* N elements in accesses of at most 16 bytes, which the address must be aligned to. */
-template <class T, int N> __device__ __forceinline__ pack<T, N> read_pack(const T *p)
-{
-    if constexpr (sizeof(T) * N > 16) {
-        constexpr int PART = 16 / sizeof(T);
-        pack<T, N> all;
-        for (int i = 0; i < N; i += PART) {
-            pack<T, PART> part = load_pack<T, PART>(p + i);
-            for (int k = 0; k < PART; k++)
-                all.v[i + k] = part.v[k];
-        }
-        return all;
-    } else {
-        return load_pack<T, N>(p);
-    }
-}
+/* N elements as they lie in memory: in words, that the compiler may not take bf16 apart before they are used, and read
+ * in accesses of at most 16 bytes, which the address must be aligned to. N = 1 is any element. */
+template <int N> struct alignas(4 * N) words {
+    uint32_t u[N];
+} __attribute__((may_alias));
 
-template <class T, int N> __device__ __forceinline__ void to_floats(float (&to)[N], const pack<T, N> &from)
-{
-    if constexpr (sizeof(T) == 2 && N % 2 == 0) {
-        uint32_t u[N / 2];
-        memcpy(u, &from, sizeof u);
-        for (int i = 0; i < N / 2; i++) {
-            to[2 * i] = unpack_lo(u[i]);
-            to[2 * i + 1] = unpack_hi(u[i]);
+template <class T, int N> struct elements {
+    static constexpr int BYTES = sizeof(T) * N, AT_ONCE = BYTES < 16 ? BYTES / 4 : 4;
+    uint32_t u[BYTES / 4];
+
+    __device__ __forceinline__ void read(const T *p)
+    {
+        for (int i = 0; i < BYTES / 4; i += AT_ONCE) {
+            words<AT_ONCE> w = *(const words<AT_ONCE> *)((const char *)p + 4 * i);
+            for (int k = 0; k < AT_ONCE; k++)
+                u[i + k] = w.u[k];
         }
-    } else {
-        for (int i = 0; i < N; i++)
-            to[i] = to_float(from.v[i]);
     }
-}
+    __device__ __forceinline__ void write(T *p) const
+    {
+        for (int i = 0; i < BYTES / 4; i += AT_ONCE)
+            if constexpr (AT_ONCE == 4)
+                store_words4((char *)p + 4 * i, u[i], u[i + 1], u[i + 2], u[i + 3]);
+            else if constexpr (AT_ONCE == 2)
+                store_words2((char *)p + 4 * i, u[i], u[i + 1]);
+            else
+                *(words<1> *)((char *)p + 4 * i) = { { u[i] } };
+    }
+    __device__ __forceinline__ void clear()
+    {
+        for (int i = 0; i < BYTES / 4; i++)
+            u[i] = 0;
+    }
+    __device__ __forceinline__ void get(float (&to)[N]) const
+    {
+        for (int i = 0; i < BYTES / 4; i++)
+            if constexpr (sizeof(T) == 4) {
+                to[i] = __uint_as_float(u[i]);
+            } else {
+                to[2 * i] = unpack_lo(u[i]);
+                to[2 * i + 1] = unpack_hi(u[i]);
+            }
+    }
+    __device__ __forceinline__ void set(const float (&from)[N])
+    {
+        for (int i = 0; i < BYTES / 4; i++)
+            if constexpr (sizeof(T) == 4)
+                u[i] = __float_as_uint(from[i]);
+            else
+                u[i] = pack2(from[2 * i], from[2 * i + 1]);
+    }
+};
+
+template <class T> struct elements<T, 1> {
+    T x;
+
+    __device__ __forceinline__ void read(const T *p) { x = *p; }
+    __device__ __forceinline__ void write(T *p) const { *p = x; }
+    __device__ __forceinline__ void clear() { x = from_float<T>(0.0f); }
+    __device__ __forceinline__ void get(float (&to)[1]) const { to[0] = to_float(x); }
+    __device__ __forceinline__ void set(const float (&from)[1]) { x = from_float<T>(from[0]); }
+};
 
 template <class T, int N> __device__ __forceinline__ void read_floats(float (&to)[N], const T *p)
 {
-    to_floats(to, read_pack<T, N>(p));
+    elements<T, N> e;
+    e.read(p);
+    e.get(to);
 }
 
 template <class T, int N> __device__ __forceinline__ void write_floats(T *p, const float (&from)[N])
 {
-    if constexpr (sizeof(T) * N > 16) {
-        for (int i = 0; i < N; i += 4)
-            store_pack(p + i, pack<T, 4>{ from[i], from[i + 1], from[i + 2], from[i + 3] });
-    } else if constexpr (sizeof(T) == 2 && N % 2 == 0) {
-        uint32_t u[N / 2];
-        pack<T, N> v;
-        for (int i = 0; i < N / 2; i++)
-            u[i] = pack2(from[2 * i], from[2 * i + 1]);
-        memcpy(&v, u, sizeof v);
-        store_pack(p, v);
-    } else {
-        pack<T, N> v;
-        for (int i = 0; i < N; i++)
-            v.v[i] = from_float<T>(from[i]);
-        store_pack(p, v);
-    }
+    elements<T, N> e;
+    e.set(from);
+    e.write(p);
 }
 
-/* Whether N elements of each row can be accessed by read_pack and write_floats; absent tensors can. */
+/* Whether N elements of each row can be accessed at once; absent tensors can. */
 static inline bool wide_rows(const struct tensor *t, int n)
 {
     int size = n * (t->dtype == F32 ? 4 : 2);
@@ -104,7 +122,7 @@ static inline struct row_shape row_shape(int64_t M, int64_t n, bool held, int re
  * in memory. */
 template <class T, int N, int K> struct row_packs {
     const T *row;
-    pack<T, N> held[K ? K : 1];
+    elements<T, N> held[K ? K : 1];
 
     __device__ __forceinline__ void load(const T *p, int packs, bool valid)
     {
@@ -112,16 +130,15 @@ template <class T, int N, int K> struct row_packs {
         for (int i = 0; i < K; i++) {
             int c = threadIdx.x + i * blockDim.x;
             if (valid && c < packs)
-                held[i] = read_pack<T, N>(p + (int64_t)c * N);
+                held[i].read(p + (int64_t)c * N);
             else
-                for (int k = 0; k < N; k++)
-                    held[i].v[k] = from_float<T>(0.0f);
+                held[i].clear();
         }
     }
     __device__ __forceinline__ void get(float (&to)[N], int i) const
     {
         if constexpr (K > 0)
-            to_floats(to, held[i]);
+            held[i].get(to);
         else
             read_floats(to, row + (int64_t)(threadIdx.x + i * blockDim.x) * N);
     }
