@@ -158,23 +158,7 @@ template <int HD> __device__ __forceinline__ int lane_offset_n()
     return (lane / 16 * 8 + lane % 8) * HD + (lane / 8 % 2 ^ lane % 8) * 8;
 }
 
-/* d [16,8 NT] += A B^T: A 16 rows of a tile, or in registers f [HD/16][4]; B: 8 NT rows of a tile */
-template <int HD, int NT>
-__device__ __forceinline__ void product_nt(float (*d)[4], const uint32_t (*f)[4], const bf16 *B)
-{
-    int n = lane_offset_n<HD>();
-
-    UNROLL
-    for (int k = 0; k < HD / 16; k++)
-        UNROLL
-        for (int j = 0; j < NT / 2; j++) {
-            uint32_t bf[4];
-
-            ldmatrix4(bf, B + j * 16 * HD + (n ^ k * 16));
-            mma_bf16(d[2 * j], f[k], bf);
-            mma_bf16(d[2 * j + 1], f[k], bf + 2);
-        }
-}
+/* d [16 MT, 8 NT] += A B^T: A 16 MT rows, B 8 NT rows of a tile */
 template <int HD, int NT, int MT>
 __device__ __forceinline__ void product_nt(float (*d)[NT][4], const bf16 *A, const bf16 *B)
 {

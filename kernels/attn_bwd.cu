@@ -14,9 +14,7 @@
  */
 #include "attn.cuh"
 
-constexpr int WARPS = 8, THREADS = WARPS * 32, QUERIES = 16 * WARPS;
 constexpr int ENOUGH = 396; /* blocks that fill a device three times: the last, short ones then even out the rest */
-static_assert(KEYS == 16 * WARPS, "a warp has 16 keys");
 
 static int64_t at_most(int64_t a, int64_t b) { return a < b ? a : b; }
 
@@ -99,7 +97,7 @@ struct scores {
           inv(a.softcap > 0 ? (float)(a.scale / a.softcap) : 0.0f)
     {
     }
-    /* p in place of the product s; the slope f' when there is a softcap */
+    /* p in place of the product s; with a softcap the slope f' */
     __device__ __forceinline__ void p(float &s, float lse) const { s = fast_exp2(s * factor - lse); }
     __device__ __forceinline__ float p_capped(float &s, float lse) const
     {
@@ -110,30 +108,54 @@ struct scores {
     }
 };
 
-/* s [16, 8 NT] products q k^T become p, and ds (products do v^T) p (ds - delta) f'. Row r of the lane's two, column e:
- * seen(j, e) says whether the query sees the key, lse(j, e) in base 2 and delta(j, e) are the query's. */
-template <int NT, bool DS, class Seen, class Lse, class Delta>
-__device__ __forceinline__ void backward_tile(float (*s)[4], float (*ds)[4], const scores &f, bool all, Seen seen, Lse lse,
-                                              Delta delta)
+/* What the queries of the lane's part of 8 columns have saved: lse in base 2 and delta, of two rows or of two columns. */
+struct saved {
+    float lse[2], delta[2];
+};
+
+/* s [16, 8 NT] products q k^T become p, and ds (products do v^T) p (ds - delta) f'; get(j) is what was saved for columns
+ * 8j.., element e having entry by(e). Then both are 0 where seen(j, e) says that the query does not see the key. */
+template <int NT, bool DS, class Get, class By, class Seen>
+__device__ __forceinline__ void backward_tile(float (*s)[4], float (*ds)[4], const scores &f, bool all, Get get, By by,
+                                              Seen seen)
 {
+    if (f.cap > 0) {
+        UNROLL
+        for (int j = 0; j < NT; j++) {
+            saved w = get(j);
+
+            UNROLL
+            for (int e = 0; e < 4; e++) {
+                float slope = f.p_capped(s[j][e], w.lse[by(e)]);
+
+                if (DS)
+                    ds[j][e] = s[j][e] * (ds[j][e] - w.delta[by(e)]) * slope;
+            }
+        }
+    } else {
+        UNROLL
+        for (int j = 0; j < NT; j++) {
+            saved w = get(j);
+
+            UNROLL
+            for (int e = 0; e < 4; e++) {
+                f.p(s[j][e], w.lse[by(e)]);
+                if (DS)
+                    ds[j][e] = s[j][e] * (ds[j][e] - w.delta[by(e)]);
+            }
+        }
+    }
+    if (all)
+        return;
     UNROLL
     for (int j = 0; j < NT; j++)
         UNROLL
-        for (int e = 0; e < 4; e++) {
-            float slope = 1.0f;
-
-            if (f.cap > 0)
-                slope = f.p_capped(s[j][e], lse(j, e));
-            else
-                f.p(s[j][e], lse(j, e));
-            if (!all && !seen(j, e))
+        for (int e = 0; e < 4; e++)
+            if (!seen(j, e)) { /* the NaN of a key that is not seen, too */
                 s[j][e] = 0;
-            if (DS) {
-                float v = s[j][e] * (ds[j][e] - delta(j, e)) * slope;
-
-                ds[j][e] = all || seen(j, e) ? v : 0.0f; /* a NaN of a key that is not seen stays there */
+                if (DS)
+                    ds[j][e] = 0;
             }
-        }
 }
 
 /* ---- dk, dv ---- */
@@ -141,17 +163,53 @@ __device__ __forceinline__ void backward_tile(float (*s)[4], float (*ds)[4], con
 /* Which of dv, dk a block makes: at HD = 256 the registers hold one of them. */
 enum { DV = 1, DK = 2 };
 
-/* What a tile of queries brings beside q and do: for each query log2 of the softmax' denominator, delta, first key. */
+struct keys_rows {
+    int part, key, b, g, split; /* row of a part, key, whose */
+};
+
+/* 16 rows of dk (i = 0) or dv times a factor: to the gradient, through `rows` in shared memory, which the warp owns; or to the
+ * parts, [splits][2][B,room,Hkv*hd] */
+template <int HD>
+__device__ __forceinline__ void put_keys(const struct attn &a, const struct attn_plan &p, float *parts, const keys_rows &at,
+                                         int i, const float (*d)[4], float factor, bf16 *rows, bool wide)
+{
+    const struct tensor &to = i ? a.dv : a.dk;
+    const int lane = threadIdx.x % 32, hd = (int)a.hd;
+
+    if (p.splits == 1) {
+        __syncwarp();
+        put_rows<HD>(rows, d, factor, factor);
+        __syncwarp();
+        store_rows<HD>((bf16 *)to.data + (at.b * a.Smax + at.key) * to.ld + at.g * hd, to.ld, rows, (int)a.S - at.key, hd,
+                       wide);
+        return;
+    }
+    parts += (((int64_t)at.split * 2 + i) * a.B + at.b) * p.room * a.Hkv * hd + at.g * hd;
+    UNROLL
+    for (int r = 0; r < 2; r++) {
+        float *row = parts + (at.part + lane / 4 + r * 8) * a.Hkv * hd;
+
+        UNROLL
+        for (int j = 0; j < HD / 8; j++)
+            UNROLL
+            for (int e = 0; e < 2; e++)
+                if (j * 8 + lane % 4 * 2 + e < hd)
+                    row[j * 8 + lane % 4 * 2 + e] = d[j][2 * r + e] * factor;
+    }
+}
+
+/* What a tile of queries brings beside q and do: lse in base 2, delta and first key of each query. */
 template <int BM> struct query_stats {
-    float lse[BM], delta[BM];
+    alignas(16) float lse[BM], delta[BM];
     int lo[BM];
 };
 
-template <int HD, int BM, int WHAT>
-__global__ void __launch_bounds__(THREADS) attn_keys_kernel(const struct attn a, const struct attn_plan p,
-                                                            const float *delta, float *parts, bool wide, bool wide_out)
+template <int HD, int MT, int WARPS, int BM, int WHAT>
+__global__ void __launch_bounds__(WARPS * 32) attn_keys_kernel(const struct attn a, const struct attn_plan p,
+                                                               const float *delta, float *parts, bool wide, bool wide_out)
 {
-    constexpr int NT = BM / 8, TILE = BM * HD;
+    constexpr int NT = BM / 8, TILE = BM * HD, THREADS = WARPS * 32, NK = WHAT & DK ? HD / 8 : 1, NV = WHAT & DV ? HD / 8 : 1;
+    static_assert(KEYS == 16 * MT * WARPS && BM <= THREADS, "a warp has 16 MT keys, a thread one query's stats");
     DYNAMIC_SHARED(bf16, ks);          /* [KEYS,HD] */
     bf16 *vs = ks + KEYS * HD;         /* [KEYS,HD], with DK only */
     bf16 *qd = vs + (WHAT & DK ? KEYS * HD : 0); /* [2 tiles under way][q, do][BM,HD] */
@@ -160,129 +218,118 @@ __global__ void __launch_bounds__(THREADS) attn_keys_kernel(const struct attn a,
     const int splits = (int)p.splits, jobs = (int)(a.B * a.Hkv) * splits;
     const int split = blockIdx.x % splits, bg = blockIdx.x % jobs / splits, b = bg / (int)a.Hkv, g = bg % (int)a.Hkv;
     const int rep = (int)(a.Hq / a.Hkv), h0 = g * rep + rep * split / splits, h1 = g * rep + rep * (split + 1) / splits;
-    const int k0 = (int)p.first + blockIdx.x / jobs * KEYS, kw = k0 + warp * 16, T = (int)a.T, q0 = (int)a.q0, hd = (int)a.hd;
-    const int left = (int)a.S - k0;
+    const int k0 = (int)p.first + blockIdx.x / jobs * KEYS, kw = k0 + warp * 16 * MT, left = (int)a.S - k0;
+    const int T = (int)a.T, q0 = (int)a.q0, hd = (int)a.hd;
     const scores f(a);
-    float dk[WHAT & DK ? HD / 8 : 1][4], dv[WHAT & DV ? HD / 8 : 1][4];
-    int at[2], tiles;
+    float dk[MT][NK][4], dv[MT][NV][4];
+    int at[2] = { 0, 0 }, count, h = h0, t = 0; /* head and first query of the tile that comes next */
+    float next_lse = 0, next_delta = 0;
+    int next_lo = 0;
 
-    find_queries(a, b, k0, KEYS, at);
-    at[0] = at[0] / BM * BM;
-    tiles = at[1] > at[0] ? (at[1] - at[0] + BM - 1) / BM : 0;
-
-    /* Tile n of all: its rows in the background; its stats through registers, since they are worked on. */
+    /* Rows in the background; stats through registers, since they are worked on. */
     auto load = [&](int n) {
-        int h = h0 + n / tiles, t = at[0] + n % tiles * BM;
         int64_t row = (int64_t)b * T + t;
         bf16 *to = qd + n % 2 * 2 * TILE;
 
         load_tile<BM, HD, THREADS>(to, (const bf16 *)a.q.data + row * a.q.ld + h * hd, a.q.ld, T - t, hd, wide);
         load_tile<BM, HD, THREADS>(to + TILE, (const bf16 *)a.dout.data + row * a.dout.ld + h * hd, a.dout.ld, T - t, hd,
                                    wide);
-        copy_async_commit();
-    };
-    float next_lse = 0, next_delta = 0;
-    int next_lo = 0;
-    auto load_stats = [&](int n) {
-        int h = h0 + n / tiles, t = at[0] + n % tiles * BM + threadIdx.x;
-
         if (threadIdx.x < BM) {
-            int64_t i = ((int64_t)b * a.Hq + h) * T + min(t, T - 1);
+            int mine = t + threadIdx.x;
+            int64_t i = ((int64_t)b * a.Hq + h) * T + min(mine, T - 1);
 
-            next_lse = a.lse[i] * LOG2E;
+            next_lse = a.lse[i];
             next_delta = delta[i];
-            next_lo = t < T ? first_key(a, b, t) : 1 << 30; /* sees nothing */
+            next_lo = mine < T ? first_key(a, b, mine) : 1 << 30; /* sees nothing */
+        }
+        t += BM;
+        if (t >= at[1]) {
+            t = at[0];
+            h++;
         }
     };
     auto put_stats = [&](int n) {
         if (threadIdx.x < BM) {
-            stats[n % 2].lse[threadIdx.x] = next_lse;
+            stats[n % 2].lse[threadIdx.x] = next_lse * LOG2E;
             stats[n % 2].delta[threadIdx.x] = next_delta;
             stats[n % 2].lo[threadIdx.x] = next_lo;
         }
     };
 
-    clear<WHAT & DK ? HD / 8 : 1>(dk);
-    clear<WHAT & DV ? HD / 8 : 1>(dv);
-    tiles = max(tiles, 1);
-    const int count = at[1] > at[0] ? tiles * (h1 - h0) : 0;
-
+    UNROLL
+    for (int i = 0; i < MT; i++) {
+        clear<NK>(dk[i]);
+        clear<NV>(dv[i]);
+    }
+    find_queries(a, b, k0, KEYS, at);
+    at[0] = at[0] / BM * BM;
+    t = at[0];
+    count = at[1] > at[0] ? (at[1] - at[0] + BM - 1) / BM * (h1 - h0) : 0;
     if (count > 0) {
         load_tile<KEYS, HD, THREADS>(ks, (const bf16 *)a.k.data + (b * a.Smax + k0) * a.k.ld + g * hd, a.k.ld, left, hd, wide);
         if (WHAT & DK)
             load_tile<KEYS, HD, THREADS>(vs, (const bf16 *)a.v.data + (b * a.Smax + k0) * a.v.ld + g * hd, a.v.ld, left, hd,
                                          wide);
         load(0);
-        load_stats(0);
         put_stats(0);
     }
-    for (int n = 0; n < count; n++) {
+    copy_async_commit();
+    for (int n = 0, t0 = at[0]; n < count; n++) {
         const query_stats<BM> &st = stats[n % 2];
-        const bf16 *qs = qd + n % 2 * 2 * TILE, *ds = qs + TILE;
-        const int t0 = at[0] + n % tiles * BM;
-        float s[NT][4], dp[NT][4];
+        const bf16 *qs = qd + n % 2 * 2 * TILE, *gs = qs + TILE;
+        const int pos = q0 + t0;
 
         copy_async_wait<0>();
-        __syncthreads();
-        if (n + 1 < count) {
+        __syncthreads(); /* this tile has come, and no warp reads the other any more */
+        t0 = t;
+        if (n + 1 < count)
             load(n + 1);
-            load_stats(n + 1);
-        }
-        /* passed over when the warp's keys are all behind the queries */
-        if (q0 + t0 + BM > kw && kw < (int)a.S) {
-            bool all = st.lo[BM - 1] <= kw && kw + 15 <= q0 + t0;
-            auto seen = [&](int j, int e) {
-                int key = kw + lane / 4 + e / 2 * 8, t = j * 8 + lane % 4 * 2 + e % 2;
+        copy_async_commit();
+        if (pos + BM > kw && kw < (int)a.S) { /* else the warp's keys are all behind the queries */
+            bool all = st.lo[BM - 1] <= kw && kw + 16 * MT - 1 <= pos;
+            float s[MT][NT][4], ds[MT][NT][4];
 
-                return key >= st.lo[t] && key <= q0 + t0 + t;
-            };
-            auto lse = [&](int j, int e) { return st.lse[j * 8 + lane % 4 * 2 + e % 2]; };
-            auto del = [&](int j, int e) { return st.delta[j * 8 + lane % 4 * 2 + e % 2]; };
-
-            clear<NT>(s);
-            product_nt<HD, NT, 1>(&s, ks + warp * 16 * HD, qs);
-            if constexpr ((WHAT & DK) != 0) {
-                clear<NT>(dp);
-                product_nt<HD, NT, 1>(&dp, vs + warp * 16 * HD, ds);
+            UNROLL
+            for (int i = 0; i < MT; i++) {
+                clear<NT>(s[i]);
+                clear<NT>(ds[i]);
             }
-            backward_tile<NT, (WHAT & DK) != 0>(s, dp, f, all, seen, lse, del);
-            if constexpr ((WHAT & DV) != 0)
-                product_nn<HD, NT, 1>(&dv, &s, ds);
+            product_nt<HD, NT, MT>(s, ks + warp * 16 * MT * HD, qs);
             if constexpr ((WHAT & DK) != 0)
-                product_nn<HD, NT, 1>(&dk, &dp, qs);
+                product_nt<HD, NT, MT>(ds, vs + warp * 16 * MT * HD, gs);
+            UNROLL
+            for (int i = 0; i < MT; i++)
+                backward_tile<NT, (WHAT & DK) != 0>(
+                    s[i], ds[i], f, all,
+                    [&](int j) {
+                        pack<float, 2> l = load_pack<float, 2>(st.lse + j * 8 + lane % 4 * 2);
+                        pack<float, 2> d = load_pack<float, 2>(st.delta + j * 8 + lane % 4 * 2);
+
+                        return saved{ { l.v[0], l.v[1] }, { d.v[0], d.v[1] } };
+                    },
+                    [](int e) { return e % 2; },
+                    [&](int j, int e) {
+                        int key = kw + i * 16 + lane / 4 + e / 2 * 8, q = j * 8 + lane % 4 * 2 + e % 2;
+
+                        return key >= st.lo[q] && key <= pos + q;
+                    });
+            if constexpr ((WHAT & DV) != 0)
+                product_nn<HD, NT, MT>(dv, s, gs);
+            if constexpr ((WHAT & DK) != 0)
+                product_nn<HD, NT, MT>(dk, ds, qs);
         }
         if (n + 1 < count)
             put_stats(n + 1);
     }
 
-    /* parts: [splits][2][B,room,Hkv*hd] */
-    const float scale = (float)a.scale;
     UNROLL
-    for (int i = 0; i < 2; i++) {
-        float (*from)[4] = i ? dv : dk;
-        const struct tensor &to = i ? a.dv : a.dk;
+    for (int i = 0; i < MT; i++) {
+        keys_rows out = { (int)(kw - p.first) + i * 16, kw + i * 16, b, g, split };
 
-        if (!(WHAT & (i ? DV : DK)))
-            continue;
-        if (splits == 1) {
-            bf16 *rows = ks + warp * 16 * HD; /* the warp's own keys are read no more */
-
-            __syncwarp();
-            put_rows<HD>(rows, from, i ? 1.0f : scale, i ? 1.0f : scale);
-            __syncwarp();
-            store_rows<HD>((bf16 *)to.data + (b * a.Smax + kw) * to.ld + g * hd, to.ld, rows, (int)a.S - kw, hd, wide_out);
-            continue;
-        }
-        float *part = parts + (((int64_t)split * 2 + i) * a.B + b) * p.room * a.Hkv * hd + g * hd;
-        UNROLL
-        for (int j = 0; j < HD / 8; j++)
-            UNROLL
-            for (int e = 0; e < 4; e++) {
-                int key = kw - (int)p.first + lane / 4 + e / 2 * 8, c = j * 8 + lane % 4 * 2 + e % 2;
-
-                if (c < hd)
-                    part[key * a.Hkv * hd + c] = from[j][e] * (i ? 1.0f : scale);
-            }
+        if constexpr ((WHAT & DK) != 0)
+            put_keys<HD>(a, p, parts, out, 0, dk[i], (float)a.scale, ks + (warp * MT + i) * 16 * HD, wide_out);
+        if constexpr ((WHAT & DV) != 0)
+            put_keys<HD>(a, p, parts, out, 1, dv[i], 1.0f, ks + (warp * MT + i) * 16 * HD, wide_out);
     }
 }
 
@@ -305,61 +352,66 @@ __global__ void __launch_bounds__(256) attn_parts_kernel(const struct attn a, co
     }
 }
 
-template <int HD, int BM, int WHAT>
+template <int HD, int MT, int BM, int WHAT>
 static void launch_keys(const struct attn &a, const struct attn_plan &p, const float *delta, float *parts)
 {
+    constexpr int WARPS = KEYS / 16 / MT;
     bool wide = attn_wide(&a, &a.q) && attn_wide(&a, &a.k) && attn_wide(&a, &a.v) && attn_wide(&a, &a.dout);
 
-    LAUNCH((attn_keys_kernel<HD, BM, WHAT>), (unsigned)(p.blocks * a.B * a.Hkv * p.splits), THREADS,
+    LAUNCH((attn_keys_kernel<HD, MT, WARPS, BM, WHAT>), (unsigned)(p.blocks * a.B * a.Hkv * p.splits), WARPS * 32,
            (KEYS * (WHAT & DK ? 2 : 1) + 4 * BM) * HD * sizeof(bf16), a, p, delta, parts, wide,
            attn_wide(&a, &a.dk) && attn_wide(&a, &a.dv));
 }
 
 /* ---- dq ---- */
 
-template <int HD, int BN>
-__global__ void __launch_bounds__(THREADS) attn_queries_kernel(const struct attn a, const float *delta, bool wide,
-                                                               bool wide_out)
+template <int HD, int MT, int WARPS, int BN>
+__global__ void __launch_bounds__(WARPS * 32) attn_queries_kernel(const struct attn a, const float *delta, bool wide,
+                                                                  bool wide_out)
 {
-    constexpr int NT = BN / 8, TILE = BN * HD;
-    DYNAMIC_SHARED(bf16, qs);          /* [QUERIES,HD] */
-    bf16 *gs = qs + QUERIES * HD;      /* do, [QUERIES,HD] */
-    bf16 *kv = gs + QUERIES * HD;      /* [2 tiles under way][k, v][BN,HD] */
+    constexpr int NT = BN / 8, TILE = BN * HD, THREADS = WARPS * 32, BM = 16 * MT * WARPS;
+    DYNAMIC_SHARED(bf16, qs);          /* [BM,HD] */
+    bf16 *gs = qs + BM * HD;           /* do, [BM,HD] */
+    bf16 *kv = gs + BM * HD;           /* [2 tiles under way][k, v][BN,HD] */
     const int lane = threadIdx.x % 32, warp = threadIdx.x / 32;
     const int heads = (int)(a.B * a.Hq), T = (int)a.T, q0 = (int)a.q0, hd = (int)a.hd;
     const int bh = blockIdx.x % heads, b = bh / (int)a.Hq, h = bh % (int)a.Hq, g = h / (int)(a.Hq / a.Hkv);
-    const int t0 = ((T + QUERIES - 1) / QUERIES - 1 - blockIdx.x / heads) * QUERIES, w0 = t0 + warp * 16;
-    const int begin = first_key(a, b, t0) / BN * BN, end = q0 + min(T, t0 + QUERIES);
+    const int t0 = ((T + BM - 1) / BM - 1 - blockIdx.x / heads) * BM, w0 = t0 + warp * 16 * MT;
+    const int begin = first_key(a, b, t0) / BN * BN, end = q0 + min(T, t0 + BM);
+    const int64_t row = (int64_t)b * T + t0;
     const bf16 *k = (const bf16 *)a.k.data + b * a.Smax * a.k.ld + g * hd;
     const bf16 *v = (const bf16 *)a.v.data + b * a.Smax * a.v.ld + g * hd;
-    const int w_first = first_key(a, b, min(w0, T - 1)), w_all = first_key(a, b, min(w0 + 16, T) - 1);
-    const int w_last = w0 < T ? q0 + min(T, w0 + 16) - 1 : -1;
+    /* keys that some row of the warp sees, [w_first, w_last], and that all rows see, [w_all, q0 + w0] */
+    const int w_first = first_key(a, b, min(w0, T - 1)), w_all = first_key(a, b, min(w0 + 16 * MT, T) - 1);
+    const int w_last = w0 < T ? q0 + min(T, w0 + 16 * MT) - 1 : -1;
     const scores f(a);
-    float dq[HD / 8][4], lse[2], del[2];
-    int lo[2];
+    float dq[MT][HD / 8][4];
+    saved own[MT];
+    int lo[MT][2];
 
-    load_tile<QUERIES, HD, THREADS>(qs, (const bf16 *)a.q.data + ((int64_t)b * T + t0) * a.q.ld + h * hd, a.q.ld, T - t0,
-                                    hd, wide);
-    load_tile<QUERIES, HD, THREADS>(gs, (const bf16 *)a.dout.data + ((int64_t)b * T + t0) * a.dout.ld + h * hd, a.dout.ld,
-                                    T - t0, hd, wide);
+    load_tile<BM, HD, THREADS>(qs, (const bf16 *)a.q.data + row * a.q.ld + h * hd, a.q.ld, T - t0, hd, wide);
+    load_tile<BM, HD, THREADS>(gs, (const bf16 *)a.dout.data + row * a.dout.ld + h * hd, a.dout.ld, T - t0, hd, wide);
     load_tile<BN, HD, THREADS>(kv, k + begin * a.k.ld, a.k.ld, (int)a.S - begin, hd, wide);
     load_tile<BN, HD, THREADS>(kv + TILE, v + begin * a.v.ld, a.v.ld, (int)a.S - begin, hd, wide);
     copy_async_commit();
     UNROLL
-    for (int r = 0; r < 2; r++) {
-        int t = min(w0 + r * 8 + lane / 4, T - 1);
+    for (int i = 0; i < MT; i++) {
+        UNROLL
+        for (int r = 0; r < 2; r++) {
+            int t = min(w0 + i * 16 + r * 8 + lane / 4, T - 1);
 
-        lo[r] = first_key(a, b, t);
-        lse[r] = a.lse[(int64_t)bh * T + t] * LOG2E;
-        del[r] = delta[(int64_t)bh * T + t];
+            lo[i][r] = first_key(a, b, t);
+            own[i].lse[r] = a.lse[(int64_t)bh * T + t] * LOG2E;
+            own[i].delta[r] = delta[(int64_t)bh * T + t];
+        }
+        clear<HD / 8>(dq[i]);
     }
-    clear<HD / 8>(dq);
     for (int k0 = begin, at = 0; k0 < end; k0 += BN, at ^= 1) {
         const bf16 *ks = kv + at * 2 * TILE, *vs = ks + TILE;
-        float s[NT][4], ds[NT][4];
+        float s[MT][NT][4], ds[MT][NT][4];
 
         copy_async_wait<0>();
-        __syncthreads();
+        __syncthreads(); /* this tile has come, and no warp reads the other any more */
         if (k0 + BN < end) {
             bf16 *to = kv + (at ^ 1) * 2 * TILE;
 
@@ -370,48 +422,60 @@ __global__ void __launch_bounds__(THREADS) attn_queries_kernel(const struct attn
         if (k0 > w_last || k0 + BN <= w_first)
             continue;
         bool all = k0 >= w_all && k0 + BN - 1 <= q0 + w0;
-        auto seen = [&](int j, int e) {
-            int key = k0 + j * 8 + lane % 4 * 2 + e % 2;
 
-            return key >= lo[e / 2] && key <= q0 + w0 + lane / 4 + e / 2 * 8;
-        };
+        UNROLL
+        for (int i = 0; i < MT; i++) {
+            clear<NT>(s[i]);
+            clear<NT>(ds[i]);
+        }
+        product_nt<HD, NT, MT>(s, qs + warp * 16 * MT * HD, ks);
+        product_nt<HD, NT, MT>(ds, gs + warp * 16 * MT * HD, vs);
+        UNROLL
+        for (int i = 0; i < MT; i++)
+            backward_tile<NT, true>(
+                s[i], ds[i], f, all, [&](int) { return own[i]; }, [](int e) { return e / 2; },
+                [&](int j, int e) {
+                    int key = k0 + j * 8 + lane % 4 * 2 + e % 2;
 
-        clear<NT>(s);
-        clear<NT>(ds);
-        product_nt<HD, NT, 1>(&s, qs + warp * 16 * HD, ks);
-        product_nt<HD, NT, 1>(&ds, gs + warp * 16 * HD, vs);
-        backward_tile<NT, true>(s, ds, f, all, seen, [&](int, int e) { return lse[e / 2]; },
-                                [&](int, int e) { return del[e / 2]; });
-        product_nn<HD, NT, 1>(&dq, &ds, ks);
+                    return key >= lo[i][e / 2] && key <= q0 + w0 + i * 16 + lane / 4 + e / 2 * 8;
+                });
+        product_nn<HD, NT, MT>(dq, ds, ks);
     }
-    bf16 *rows = qs + warp * 16 * HD;
-    const float scale = (float)a.scale;
-    __syncwarp();
-    put_rows<HD>(rows, dq, scale, scale);
-    __syncwarp();
-    store_rows<HD>((bf16 *)a.dq.data + ((int64_t)b * T + w0) * a.dq.ld + h * hd, a.dq.ld, rows, T - w0, hd, wide_out);
+    UNROLL
+    for (int i = 0; i < MT; i++) {
+        bf16 *rows = qs + (warp * MT + i) * 16 * HD; /* the warp's own queries are read no more */
+        int t = w0 + i * 16;
+
+        __syncwarp();
+        put_rows<HD>(rows, dq[i], (float)a.scale, (float)a.scale);
+        __syncwarp();
+        store_rows<HD>((bf16 *)a.dq.data + ((int64_t)b * T + t) * a.dq.ld + h * hd, a.dq.ld, rows, T - t, hd, wide_out);
+    }
 }
 
-template <int HD, int BN> static void launch_queries(const struct attn &a, const float *delta)
+template <int HD, int MT, int WARPS, int BN> static void launch_queries(const struct attn &a, const float *delta)
 {
+    constexpr int BM = 16 * MT * WARPS;
     bool wide = attn_wide(&a, &a.q) && attn_wide(&a, &a.k) && attn_wide(&a, &a.v) && attn_wide(&a, &a.dout);
 
-    LAUNCH((attn_queries_kernel<HD, BN>), (unsigned)(ceil_div(a.T, QUERIES) * a.B * a.Hq), THREADS,
-           (2 * QUERIES + 4 * BN) * HD * sizeof(bf16), a, delta, wide, attn_wide(&a, &a.dq));
+    LAUNCH((attn_queries_kernel<HD, MT, WARPS, BN>), (unsigned)(ceil_div(a.T, BM) * a.B * a.Hq), WARPS * 32,
+           (2 * BM + 4 * BN) * HD * sizeof(bf16), a, delta, wide, attn_wide(&a, &a.dq));
 }
 
+/* Shared memory gives a warp's operands more slowly than they are multiplied, the less so the more rows a warp has: 32
+ * where its registers hold the sums. */
 static void bwd(const struct attn &a, const struct attn_plan &p, const float *delta, float *parts)
 {
     if (a.hd <= 64) {
-        launch_keys<64, 64, DV | DK>(a, p, delta, parts);
-        launch_queries<64, 64>(a, delta);
+        launch_keys<64, 2, 32, DV | DK>(a, p, delta, parts);
+        launch_queries<64, 2, 4, 64>(a, delta);
     } else if (a.hd <= 128) {
-        launch_keys<128, 64, DV | DK>(a, p, delta, parts);
-        launch_queries<128, 64>(a, delta);
+        launch_keys<128, 1, 64, DV | DK>(a, p, delta, parts);
+        launch_queries<128, 2, 8, 32>(a, delta);
     } else {
-        launch_keys<256, 32, DV>(a, p, delta, parts);
-        launch_keys<256, 32, DK>(a, p, delta, parts);
-        launch_queries<256, 32>(a, delta);
+        launch_keys<256, 1, 32, DV>(a, p, delta, parts);
+        launch_keys<256, 1, 32, DK>(a, p, delta, parts);
+        launch_queries<256, 1, 8, 32>(a, delta);
     }
 }
 

@@ -37,10 +37,11 @@ size_t attn_step_work(const struct attn *a)
     return (size_t)((ceil_div(BLOCKS, a->Hkv) + a->B) * a->Hq * (a->hd + 2)) * sizeof(float);
 }
 
-/* 8 elements of a row as floats, zeros from hd on */
-template <class T, bool WIDE> __device__ __forceinline__ void load8(float x[8], const T *p, int left)
+/* 8 elements of a row, zeros from hd on */
+template <class T, bool WIDE> __device__ __forceinline__ pack<T, 8> load8(const T *p, int left)
 {
     constexpr int N = WIDE ? 16 / sizeof(T) : 1;
+    pack<T, 8> x;
 
     UNROLL
     for (int i = 0; i < 8; i += N) {
@@ -53,11 +54,12 @@ template <class T, bool WIDE> __device__ __forceinline__ void load8(float x[8], 
             v = load_pack<T, N>(p + i);
         UNROLL
         for (int e = 0; e < N; e++)
-            x[i + e] = to_float(v.v[e]);
+            x.v[i + e] = v.v[e];
     }
+    return x;
 }
 
-/* A softmax so far: the largest score in base 2, the sum, the weighted values. b is the later part. */
+/* What sums up to a largest score (in base 2) count beside those up to a larger one. */
 __device__ __forceinline__ float fade_to(float top, float both) { return both == -INFINITY ? 0.0f : fast_exp2(top - both); }
 
 template <class T, int LANES, int R, bool WIDE>
@@ -69,7 +71,7 @@ __global__ void __launch_bounds__(THREADS) attn_step_kernel(const struct attn a,
     const int64_t b = job / p.sets / a.Hkv, g = job / p.sets % a.Hkv;
     const int h0 = (int)(g * p.rep + set * p.heads), n = (int)min(p.heads, p.rep - set * p.heads);
     const int64_t first = a.window ? max((int64_t)0, a.S - a.window) : 0;
-    const int64_t begin = first + split * p.run, end = min(a.S, begin + p.run);
+    const int64_t begin = first + split * p.run, end = min(a.S, begin + p.run), row0 = begin % a.Smax;
     const float factor = (float)(a.scale * LOG2E), cap = (float)a.softcap * LOG2E;
     const float inv = a.softcap > 0 ? (float)(a.scale / a.softcap) : 0.0f;
     const T *ks = (const T *)a.k.data + b * a.Smax * a.k.ld + g * a.hd + lane * 8;
@@ -79,23 +81,27 @@ __global__ void __launch_bounds__(THREADS) attn_step_kernel(const struct attn a,
 
     UNROLL
     for (int r = 0; r < R; r++) {
-        load8<T, WIDE>(q[r], (const T *)a.q.data + b * a.q.ld + (h0 + min(r, n - 1)) * a.hd + lane * 8, left);
+        pack<T, 8> x = load8<T, WIDE>((const T *)a.q.data + b * a.q.ld + (h0 + min(r, n - 1)) * a.hd + lane * 8, left);
+
         top[r] = -INFINITY;
         sum[r] = 0;
         UNROLL
-        for (int e = 0; e < 8; e++)
+        for (int e = 0; e < 8; e++) {
+            q[r][e] = to_float(x.v[e]);
             o[r][e] = 0;
+        }
     }
     /* every lane of a warp makes the same number of rounds; a group past the end repeats the last key without weight */
     for (int64_t k0 = begin; k0 < end; k0 += GROUPS * UNROLLED) {
-        float k[UNROLLED][8], v[UNROLLED][8];
+        pack<T, 8> k[UNROLLED], v[UNROLLED];
 
         UNROLL
         for (int u = 0; u < UNROLLED; u++) {
-            int64_t row = min(k0 + u * GROUPS + group, end - 1) % a.Smax;
+            int64_t row = row0 + min(k0 + u * GROUPS + group, end - 1) - begin;
 
-            load8<T, WIDE>(k[u], ks + row * a.k.ld, left);
-            load8<T, WIDE>(v[u], vs + row * a.v.ld, left);
+            row -= row >= a.Smax ? a.Smax : 0; /* no more keys than rows are in sight */
+            k[u] = load8<T, WIDE>(ks + row * a.k.ld, left);
+            v[u] = load8<T, WIDE>(vs + row * a.v.ld, left);
         }
         UNROLL
         for (int r = 0; r < R; r++) {
@@ -106,7 +112,7 @@ __global__ void __launch_bounds__(THREADS) attn_step_kernel(const struct attn a,
                 s[u] = 0;
                 UNROLL
                 for (int e = 0; e < 8; e++)
-                    s[u] += q[r][e] * k[u][e];
+                    s[u] += q[r][e] * to_float(k[u].v[e]);
                 UNROLL
                 for (int m = LANES / 2; m > 0; m >>= 1)
                     s[u] += __shfl_xor_sync(0xffffffffu, s[u], m);
@@ -129,7 +135,7 @@ __global__ void __launch_bounds__(THREADS) attn_step_kernel(const struct attn a,
                 sum[r] += w;
                 UNROLL
                 for (int e = 0; e < 8; e++)
-                    o[r][e] += in ? w * v[u][e] : 0.0f;
+                    o[r][e] += in ? w * to_float(v[u].v[e]) : 0.0f;
             }
         }
     }
