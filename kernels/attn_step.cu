@@ -4,13 +4,13 @@
  * All keys and values in sight are read once: the bound is memory. The keys of a sequence are shared out to blocks, in runs
  * by their numbers (not by their rows: the size of the ring does not change the result). In a block HD/8 lanes hold a key,
  * 8 dimensions each, of up to R query heads that share it; each such group of lanes has a softmax of its own, over every
- * so many keys, UNROLLED of them in flight. The groups' softmaxes are put together in the order of the groups, and
+ * so many keys, UNROLLED at once and as many under way. The groups' softmaxes are put together in the order of the groups, and
  * those of the blocks by a second kernel, in the order of the keys.
  */
 #include "attn.cuh"
 
 constexpr int BLOCKS = 264, LEAST = 256; /* blocks that keep a device busy; keys that are worth one */
-constexpr int THREADS = 256, UNROLLED = 4, HEADS = 8;
+constexpr int THREADS = 256, HEADS = 8;
 
 struct step_plan {
     int64_t rep, heads, sets, splits, run; /* query heads of a key head, of a block; keys of a block */
@@ -22,7 +22,7 @@ static struct step_plan make_plan(const struct attn *a)
     int64_t keys = a->window && a->window < a->S ? a->window : a->S, jobs;
 
     p.rep = a->Hq / a->Hkv;
-    p.sets = ceil_div(p.rep, HEADS);
+    p.sets = ceil_div(p.rep, attn_wide(a, &a->q) && attn_wide(a, &a->k) && attn_wide(a, &a->v) ? HEADS : 1);
     p.heads = ceil_div(p.rep, p.sets);
     jobs = a->B * a->Hkv * p.sets;
     p.splits = max((int64_t)1, min(ceil_div(BLOCKS, max(jobs, (int64_t)1)), ceil_div(keys, (int64_t)LEAST)));
@@ -65,7 +65,7 @@ __device__ __forceinline__ float fade_to(float top, float both) { return both ==
 template <class T, int LANES, int R, bool WIDE>
 __global__ void __launch_bounds__(THREADS) attn_step_kernel(const struct attn a, const struct step_plan p, float *parts)
 {
-    constexpr int GROUPS = THREADS / LANES;
+    constexpr int GROUPS = THREADS / LANES, UNROLLED = R > 4 ? 2 : 4;
     const int lane = threadIdx.x % LANES, group = threadIdx.x / LANES, left = (int)a.hd - lane * 8;
     const int split = blockIdx.x % (int)p.splits, job = blockIdx.x / (int)p.splits, set = job % (int)p.sets;
     const int64_t b = job / p.sets / a.Hkv, g = job / p.sets % a.Hkv;
@@ -91,18 +91,28 @@ __global__ void __launch_bounds__(THREADS) attn_step_kernel(const struct attn a,
             o[r][e] = 0;
         }
     }
+    pack<T, 8> next_k[UNROLLED], next_v[UNROLLED];
+    auto load = [&](int64_t k0) {
+        UNROLL
+        for (int u = 0; u < UNROLLED; u++) {
+            int64_t row = row0 + min(k0 + u * GROUPS + group, end - 1) - begin;
+
+            row -= row >= a.Smax ? a.Smax : 0; /* no more keys than rows are in sight */
+            next_k[u] = load8<T, WIDE>(ks + row * a.k.ld, left);
+            next_v[u] = load8<T, WIDE>(vs + row * a.v.ld, left);
+        }
+    };
+    load(begin);
     /* every lane of a warp makes the same number of rounds; a group past the end repeats the last key without weight */
     for (int64_t k0 = begin; k0 < end; k0 += GROUPS * UNROLLED) {
         pack<T, 8> k[UNROLLED], v[UNROLLED];
 
         UNROLL
         for (int u = 0; u < UNROLLED; u++) {
-            int64_t row = row0 + min(k0 + u * GROUPS + group, end - 1) - begin;
-
-            row -= row >= a.Smax ? a.Smax : 0; /* no more keys than rows are in sight */
-            k[u] = load8<T, WIDE>(ks + row * a.k.ld, left);
-            v[u] = load8<T, WIDE>(vs + row * a.v.ld, left);
+            k[u] = next_k[u];
+            v[u] = next_v[u];
         }
+        load(k0 + GROUPS * UNROLLED);
         UNROLL
         for (int r = 0; r < R; r++) {
             float s[UNROLLED], most = top[r], fade;
@@ -210,26 +220,18 @@ __global__ void __launch_bounds__(256) attn_step_join(const struct attn a, const
         a.lse[blockIdx.x] = most * LN2 + logf(all);
 }
 
-template <class T, int LANES, int R> static void launch(const struct attn &a, const struct step_plan &p, float *parts)
+template <class T, int LANES> static void launch(const struct attn &a, const struct step_plan &p, float *parts)
 {
     unsigned blocks = (unsigned)(a.B * a.Hkv * p.sets * p.splits);
 
-    if (attn_wide(&a, &a.q) && attn_wide(&a, &a.k) && attn_wide(&a, &a.v))
-        LAUNCH((attn_step_kernel<T, LANES, R, true>), blocks, THREADS, 0, a, p, parts);
-    else
-        LAUNCH((attn_step_kernel<T, LANES, R, false>), blocks, THREADS, 0, a, p, parts);
-}
-
-template <class T, int LANES> static void launch_heads(const struct attn &a, const struct step_plan &p, float *parts)
-{
-    if (p.heads == 1)
-        launch<T, LANES, 1>(a, p, parts);
-    else if (p.heads == 2)
-        launch<T, LANES, 2>(a, p, parts);
+    if (!attn_wide(&a, &a.q) || !attn_wide(&a, &a.k) || !attn_wide(&a, &a.v))
+        LAUNCH((attn_step_kernel<T, LANES, 1, false>), blocks, THREADS, 0, a, p, parts);
+    else if (p.heads == 1)
+        LAUNCH((attn_step_kernel<T, LANES, 1, true>), blocks, THREADS, 0, a, p, parts);
     else if (p.heads <= 4)
-        launch<T, LANES, 4>(a, p, parts);
+        LAUNCH((attn_step_kernel<T, LANES, 4, true>), blocks, THREADS, 0, a, p, parts);
     else
-        launch<T, LANES, HEADS>(a, p, parts);
+        LAUNCH((attn_step_kernel<T, LANES, HEADS, true>), blocks, THREADS, 0, a, p, parts);
 }
 
 template <class T> static void step(const struct attn &a, float *parts)
@@ -237,11 +239,11 @@ template <class T> static void step(const struct attn &a, float *parts)
     struct step_plan p = make_plan(&a);
 
     if (a.hd <= 64)
-        launch_heads<T, 8>(a, p, parts);
+        launch<T, 8>(a, p, parts);
     else if (a.hd <= 128)
-        launch_heads<T, 16>(a, p, parts);
+        launch<T, 16>(a, p, parts);
     else
-        launch_heads<T, 32>(a, p, parts);
+        launch<T, 32>(a, p, parts);
     if (p.splits > 1)
         LAUNCH((attn_step_join<T>), (unsigned)(a.B * a.Hq), 256, 0, a, p, parts);
 }
