@@ -32,17 +32,41 @@ __device__ __forceinline__ void sum_lanes(const float y[4], int lanes, int sub, 
 template <class T, int V, int TILE, class P>
 __device__ __forceinline__ void store_y(const struct scan &a, const P &at, int64_t m, int n, const scan_fwd_cell *cells)
 {
-    for (int i = (int)threadIdx.x * V; i < TILE * at.channels; i += SCAN_THREADS * V) {
-        int t = i / at.channels, k = i % at.channels;
-        int64_t c = at.c0 + k;
-        if (t >= n || c >= a.C)
+#pragma unroll
+    for (int i = 0; i < (scan_share<V, TILE, P>::rounds(at)); i++) {
+        const scan_share<V, TILE, P> s(at, i);
+        int64_t c = at.c0 + s.k;
+        if (s.t >= n || c >= a.C)
             continue;
+        pack<float, V> D = load_pack<float, V>((const float *)a.D.data + c);
         pack<T, V> y;
         for (int j = 0; j < V; j++) {
-            scan_fwd_cell from = cells[t * SCAN_ROW(at.channels) + k + j];
-            y.v[j] = from_float<T>(from.dt + ((const float *)a.D.data)[c + j] * from.x);
+            scan_fwd_cell from = cells[s.t * SCAN_ROW(at.channels) + s.k + j];
+            y.v[j] = from_float<T>(from.dt + D.v[j] * from.x);
         }
-        store_pack((T *)a.y.data + (m + t) * a.y.ld + c, y);
+        store_pack((T *)a.y.data + (m + s.t) * a.y.ld + c, y);
+    }
+}
+
+/* Four tokens: the state goes on, y = S C. row, width: from a token to the next in the cells, in B and in C. begins: bit
+ * i, the token begins its document; RESETS: some bit is set. */
+template <int PER, bool RESETS>
+__device__ __forceinline__ void four_tokens(const scan_fwd_cell *cell, int row, const float *bc, int width, unsigned begins,
+                                            const float A2[PER], float S[PER], float *sum_dt, float y[4])
+{
+#pragma unroll
+    for (int i = 0; i < 4; i++) {
+        scan_fwd_cell in = cell[i * row];
+        float u = in.dt * in.x, B[PER], C[PER];
+        scan_load<PER>(B, bc + i * 2 * width);
+        scan_load<PER>(C, bc + i * 2 * width + width);
+        y[i] = 0;
+        *sum_dt += in.dt;
+        for (int k = 0; k < PER; k++) {
+            float before = RESETS && (begins >> i & 1) ? 0.0f : S[k];
+            S[k] = fast_exp2(in.dt * A2[k]) * before + u * B[k];
+            y[i] += S[k] * C[k];
+        }
     }
 }
 
@@ -80,25 +104,12 @@ __global__ void __launch_bounds__(SCAN_THREADS) scan_fwd_kernel(const struct sca
             __syncthreads();
             for (int t4 = 0; t4 < n; t4 += 4) {
                 float y[4];
-#pragma unroll
-                for (int i = 0; i < 4; i++) {
-                    int t = t4 + i;
-                    scan_fwd_cell in = mine[t * row];
-                    const float *B = bc + t * 2 * at.width + at.n0, *C = B + at.width;
-                    float u = in.dt * in.x;
-                    if (resets >> t & 1)
-                        scan_read<PER>(S, nullptr, 0, 0);
-                    y[i] = 0;
-                    sum_dt += in.dt;
-                    for (int k = 0; k < PER; k += 4) {
-                        float4 b = *(const float4 *)(B + k), c = *(const float4 *)(C + k);
-                        const float *bk = &b.x, *ck = &c.x;
-                        for (int l = 0; l < 4; l++) {
-                            S[k + l] = fast_exp2(in.dt * A2[k + l]) * S[k + l] + u * bk[l];
-                            y[i] += S[k + l] * ck[l];
-                        }
-                    }
-                }
+                const float *from = bc + t4 * 2 * at.width + at.n0;
+                unsigned begins = resets >> t4 & 15;
+                if (begins)
+                    four_tokens<PER, true>(mine + t4 * row, row, from, at.width, begins, A2, S, &sum_dt, y);
+                else
+                    four_tokens<PER, false>(mine + t4 * row, row, from, at.width, 0, A2, S, &sum_dt, y);
                 if (SUMMARY)
                     continue;
                 if constexpr (LANES == 4)

@@ -70,7 +70,7 @@ static inline void scan_check(const struct scan *a, const char *op)
 /* Whether the inputs can be read 16 bytes at a time; the fast kernels also have N = 16 in their code. */
 static inline bool scan_is_fast(const struct scan *a)
 {
-    return a->N == 16 && a->C % 8 == 0 && aligned_rows(&a->x, 16) && aligned_rows(&a->dt_raw, 16) &&
+    return a->N == 16 && a->C % 8 == 0 && (uintptr_t)a->dt_bias.data % 32 == 0 && (uintptr_t)a->D.data % 32 == 0 && aligned_rows(&a->x, 16) && aligned_rows(&a->dt_raw, 16) &&
            aligned_rows(&a->Bm, 16) && aligned_rows(&a->Cm, 16);
 }
 
@@ -122,6 +122,19 @@ template <int PER> __device__ __forceinline__ void scan_write(const float x[PER]
         if (n0 + k < N)
             row[n0 + k] = x[k];
 }
+/* A thread's numbers where all of them are there, aligned to 16 bytes */
+template <int PER> __device__ __forceinline__ void scan_load(float x[PER], const float *p)
+{
+    for (int k = 0; k < PER; k += 4) {
+        float4 v = *(const float4 *)(p + k);
+        x[k] = v.x, x[k + 1] = v.y, x[k + 2] = v.z, x[k + 3] = v.w;
+    }
+}
+template <int PER> __device__ __forceinline__ void scan_store(float *p, const float x[PER])
+{
+    for (int k = 0; k < PER; k += 4)
+        *(float4 *)(p + k) = make_float4(x[k], x[k + 1], x[k + 2], x[k + 3]);
+}
 __device__ __forceinline__ float *scan_state_row(const struct scan &a, const struct tensor &h, int64_t b, int64_t c)
 {
     return h.data ? (float *)h.data + (b * a.C + c) * h.ld : nullptr;
@@ -172,27 +185,42 @@ __device__ __forceinline__ void scan_put(scan_bwd_cell *to, float dt, float x, f
 /* Cells from one token to the next: two more, for the banks of shared memory. */
 #define SCAN_ROW(channels) ((channels) + 2)
 
-/* The cells of tokens m .. m+n-1; with_dy: dy is read too. A thread fills the cells that it will store from. */
+/* Which cells of a tile a thread stages and later stores: V channels from `k` of token `t`, in round i of ROUNDS. */
+template <int V, int TILE, class P> struct scan_share {
+    int t, k;
+    bool mine;
+    static __device__ __forceinline__ int rounds(const P &at)
+    {
+        return (TILE * at.channels + SCAN_THREADS * V - 1) / (SCAN_THREADS * V);
+    }
+    __device__ __forceinline__ scan_share(const P &at, int i)
+    {
+        int cell = (i * SCAN_THREADS + (int)threadIdx.x) * V;
+        t = cell / at.channels;
+        k = cell % at.channels;
+        mine = t < TILE;
+    }
+};
+
+/* The cells of tokens m .. m+n-1; with_dy: dy is read too. Where there is no token or channel, another is read, so that
+ * all loads can begin at once, and zeros are put. */
 template <class T, int V, int TILE, class CELL, class P>
 __device__ __forceinline__ void scan_stage(const struct scan &a, const P &at, int64_t m, int n, bool with_dy, CELL *cells)
 {
-    const float *bias = (const float *)a.dt_bias.data;
-    for (int i = (int)threadIdx.x * V; i < TILE * at.channels; i += SCAN_THREADS * V) {
-        int t = i / at.channels, k = i % at.channels;
-        int64_t c = at.c0 + k, row = m + t;
-        CELL *to = cells + t * SCAN_ROW(at.channels) + k;
-        if (t >= n || c >= a.C) {
-            for (int j = 0; j < V; j++)
-                scan_put(to + j, 0.0f, 0.0f, 0.0f, 0.0f);
-            continue;
-        }
+#pragma unroll
+    for (int i = 0; i < (scan_share<V, TILE, P>::rounds(at)); i++) {
+        const scan_share<V, TILE, P> s(at, i);
+        bool in = s.t < n && at.c0 + s.k < a.C;
+        int64_t c = min(at.c0 + s.k, a.C - V), row = m + min(s.t, n - 1);
         pack<T, V> raw = load_pack<T, V>((const T *)a.dt_raw.data + row * a.dt_raw.ld + c);
         pack<T, V> x = load_pack<T, V>((const T *)a.x.data + row * a.x.ld + c), dy = x;
+        pack<float, V> bias = load_pack<float, V>((const float *)a.dt_bias.data + c);
         if (with_dy)
             dy = load_pack<T, V>((const T *)a.dy.data + row * a.dy.ld + c);
-        for (int j = 0; j < V; j++) {
-            float slope, dt = scan_softplus(to_float(raw.v[j]) + bias[c + j], &slope);
-            scan_put(to + j, dt, to_float(x.v[j]), to_float(dy.v[j]), slope);
+        for (int j = 0; j < V && s.mine; j++) {
+            float slope, dt = scan_softplus(to_float(raw.v[j]) + bias.v[j], &slope);
+            scan_put(cells + s.t * SCAN_ROW(at.channels) + s.k + j, in ? dt : 0.0f, in ? to_float(x.v[j]) : 0.0f,
+                     in ? to_float(dy.v[j]) : 0.0f, in ? slope : 0.0f);
         }
     }
 }
@@ -201,15 +229,16 @@ __device__ __forceinline__ void scan_stage(const struct scan &a, const P &at, in
 template <class T, int V, int TILE, class P>
 __device__ __forceinline__ void scan_stage_bc(const struct scan &a, const P &at, int64_t m, int n, float *to)
 {
-    for (int i = (int)threadIdx.x * V; i < TILE * 2 * at.width; i += SCAN_THREADS * V) {
-        int t = i / (2 * at.width), k = i % (2 * at.width), j = k % at.width;
-        const struct tensor &from = k < at.width ? a.Bm : a.Cm;
-        pack<T, V> v;
-        bool in = t < n && j < a.N;
-        if (in)
-            v = load_pack<T, V>((const T *)from.data + (m + t) * from.ld + j);
-        for (int l = 0; l < V; l++)
-            to[i + l] = in ? to_float(v.v[l]) : 0.0f;
+    const int rounds = (TILE * 2 * at.width + SCAN_THREADS * V - 1) / (SCAN_THREADS * V);
+#pragma unroll
+    for (int i = 0; i < rounds; i++) {
+        int k = (i * SCAN_THREADS + (int)threadIdx.x) * V, t = k / (2 * at.width), j = k % (2 * at.width);
+        const T *data = (const T *)(j < at.width ? a.Bm.data : a.Cm.data);
+        int64_t ld = j < at.width ? a.Bm.ld : a.Cm.ld;
+        j %= at.width;
+        pack<T, V> v = load_pack<T, V>(data + (m + min(t, n - 1)) * ld + min((int64_t)j, a.N - V));
+        for (int l = 0; l < V && t < TILE; l++)
+            to[k + l] = t < n && j < a.N ? to_float(v.v[l]) : 0.0f;
     }
 }
 

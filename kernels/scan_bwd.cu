@@ -47,20 +47,6 @@ size_t cuda_scan_work(const struct scan *a)
     return a->B < 1 || a->T < 1 ? 0 : (size_t)make_plan(a).total * sizeof(float);
 }
 
-/* Four numbers of one token: shared memory to registers */
-template <int PER> __device__ __forceinline__ void load_numbers(float x[PER], const float *p)
-{
-    for (int k = 0; k < PER; k += 4) {
-        float4 v = *(const float4 *)(p + k);
-        x[k] = v.x, x[k + 1] = v.y, x[k + 2] = v.z, x[k + 3] = v.w;
-    }
-}
-template <int PER> __device__ __forceinline__ void store_numbers(float *p, const float x[PER])
-{
-    for (int k = 0; k < PER; k += 4)
-        *(float4 *)(p + k) = make_float4(x[k], x[k + 1], x[k + 2], x[k + 3]);
-}
-
 /* The segments by themselves: dS that each hands back when it is given none. */
 template <class T, int V, int PER, int LANES, int TILE>
 __global__ void __launch_bounds__(SCAN_THREADS) scan_bwd_segments(const struct scan a, const struct scan_plan p)
@@ -88,7 +74,7 @@ __global__ void __launch_bounds__(SCAN_THREADS) scan_bwd_segments(const struct s
             for (int t = n - 1; t >= 0; t--) {
                 scan_bwd_cell in = mine[t * row];
                 float C[PER];
-                load_numbers<PER>(C, bc + t * 2 * at.width + at.width + at.n0);
+                scan_load<PER>(C, bc + t * 2 * at.width + at.width + at.n0);
                 for (int k = 0; k < PER; k++)
                     dS[k] = fast_exp2(in.dt * A2[k]) * (dS[k] + in.dy * C[k]);
                 sum_dt += in.dt;
@@ -121,7 +107,7 @@ __device__ __forceinline__ void make_marks(const struct scan &a, const struct sc
         unsigned resets = scan_resets(a, at.b, t0, n);
         __syncthreads();
         for (int t0 = 0; t0 < n; t0 += MARK) {
-            store_numbers<PER>(marks + ((tile * (TILE / MARK) + t0 / MARK) * SCAN_THREADS + (int)threadIdx.x) * PER, S);
+            scan_store<PER>(marks + ((tile * (TILE / MARK) + t0 / MARK) * SCAN_THREADS + (int)threadIdx.x) * PER, S);
             if (tile == tiles - 1 && t0 + MARK >= n)
                 break;
 #pragma unroll
@@ -129,7 +115,7 @@ __device__ __forceinline__ void make_marks(const struct scan &a, const struct sc
                 int t = t0 + i;
                 scan_bwd_cell in = cells[t * row + at.channel];
                 float u = in.dt * in.x, B[PER];
-                load_numbers<PER>(B, bc + t * 2 * at.width + at.n0);
+                scan_load<PER>(B, bc + t * 2 * at.width + at.n0);
                 if (resets >> t & 1)
                     scan_read<PER>(S, nullptr, 0, 0);
                 for (int k = 0; k < PER; k++)
@@ -209,7 +195,7 @@ __device__ __forceinline__ void bwd_tokens(const P &at, int t0, unsigned resets,
         bool begins = RESETS && (resets >> t & 1);
         scan_bwd_cell in = cells[t * row + at.channel];
         float u = in.dt * in.x, B[PER];
-        load_numbers<PER>(B, bc + t * 2 * at.width + at.n0);
+        scan_load<PER>(B, bc + t * 2 * at.width + at.n0);
         for (int k = 0; k < PER; k++) {
             E[i][k] = fast_exp2(in.dt * z.A2[k]);
             S[i + 1][k] = E[i][k] * (begins ? 0.0f : S[i][k]) + u * B[k];
@@ -221,8 +207,8 @@ __device__ __forceinline__ void bwd_tokens(const P &at, int t0, unsigned resets,
         bool begins = RESETS && (resets >> t & 1);
         scan_bwd_cell in = cells[t * row + at.channel];
         float u = in.dt * in.x, B[PER], C[PER], b[PER], c[PER], sum_g = 0, sum_w = 0;
-        load_numbers<PER>(B, bc + t * 2 * at.width + at.n0);
-        load_numbers<PER>(C, bc + t * 2 * at.width + at.width + at.n0);
+        scan_load<PER>(B, bc + t * 2 * at.width + at.n0);
+        scan_load<PER>(C, bc + t * 2 * at.width + at.width + at.n0);
         for (int k = 0; k < PER; k++) {
             float g = z.dS[k] + in.dy * C[k], q = begins ? 0.0f : E[i][k] * g, w = begins ? 0.0f : q * S[i][k];
             b[k] = g * u;
@@ -252,19 +238,20 @@ template <class T, int V, int TILE, class P>
 __device__ __forceinline__ void store_tile(const struct scan &a, const P &at, int64_t m, int n, const scan_bwd_cell *cells,
                                            const float *part, float *parts)
 {
-    for (int i = (int)threadIdx.x * V; i < TILE * at.channels; i += SCAN_THREADS * V) {
-        int t = i / at.channels, k = i % at.channels;
-        int64_t c = at.c0 + k;
-        if (t >= n || c >= a.C)
+#pragma unroll
+    for (int i = 0; i < (scan_share<V, TILE, P>::rounds(at)); i++) {
+        const scan_share<V, TILE, P> s(at, i);
+        int64_t c = at.c0 + s.k;
+        if (s.t >= n || c >= a.C)
             continue;
         pack<T, V> dx, ddt;
         for (int j = 0; j < V; j++) {
-            float2 from = *(const float2 *)(cells + t * SCAN_ROW(at.channels) + k + j);
+            float2 from = *(const float2 *)(cells + s.t * SCAN_ROW(at.channels) + s.k + j);
             dx.v[j] = from_float<T>(from.x);
             ddt.v[j] = from_float<T>(from.y);
         }
-        store_pack((T *)a.dx.data + (m + t) * a.dx.ld + c, dx);
-        store_pack((T *)a.ddt_raw.data + (m + t) * a.ddt_raw.ld + c, ddt);
+        store_pack((T *)a.dx.data + (m + s.t) * a.dx.ld + c, dx);
+        store_pack((T *)a.ddt_raw.data + (m + s.t) * a.ddt_raw.ld + c, ddt);
     }
     float *to = parts + (at.block * a.B * a.T + m) * 2 * at.width;
     for (int i = (int)threadIdx.x * 4; i < n * 2 * at.width; i += SCAN_THREADS * 4) {
@@ -310,7 +297,7 @@ __global__ void __launch_bounds__(SCAN_THREADS, LANES ? 5 : 1) scan_bwd_kernel(c
             z.dbias = z.dD = 0;
             for (int i = (n - 1) / MARK; i >= 0; i--) {
                 float S[PER];
-                load_numbers<PER>(S, marks + ((tile * (TILE / MARK) + i) * SCAN_THREADS + (int)threadIdx.x) * PER);
+                scan_load<PER>(S, marks + ((tile * (TILE / MARK) + i) * SCAN_THREADS + (int)threadIdx.x) * PER);
                 float *sums = part + threadIdx.x / 32 * TILE * 2 * at.width;
                 if (resets >> (i * MARK) & 0xff)
                     bwd_tokens<PER, LANES, true>(at, i * MARK, resets, D, S, bc, cells, sums, z);
