@@ -348,7 +348,7 @@ static void check_close(const char *op, const struct field *f, const struct imag
                    : t.s.act == F32 ? t.limits.f32
                                     : t.limits.mixed,
            scale = 1e-30, worst = 0;
-    int64_t at = -1;
+    int64_t at = -1, nans = 0, nans_ref = 0;
 
     for (int64_t i = 0; i < f->rows * f->cols; i++)
         if (isfinite(f->ref[i]))
@@ -357,12 +357,12 @@ static void check_close(const char *op, const struct field *f, const struct imag
         float got = decode(place(m, i / f->cols, i % f->cols), m->as), ref = f->ref[i];
         double err = INFINITY;
 
-        if (is_poison(ref))
-            err = is_poison(got) ? 0 : INFINITY;
-        else if (is_poison(got))
-            err = INFINITY;
-        else if (isnan(ref) || (t.nan_spreads && isnan(got)))
-            err = isnan(got) ? 0 : INFINITY;
+        nans += isnan(got);
+        nans_ref += isnan(ref);
+        if (is_poison(ref) || is_poison(got))
+            err = is_poison(ref) && is_poison(got) ? 0 : INFINITY;
+        else if (isnan(ref) || isnan(got))
+            err = t.nan_spreads || (isnan(ref) && isnan(got)) ? 0 : INFINITY;
         else if (t.exact)
             err = got == device_round(ref, d) ? 0 : INFINITY;
         else
@@ -372,7 +372,9 @@ static void check_close(const char *op, const struct field *f, const struct imag
             at = i;
         }
     }
-    if (!(worst <= limit) || (t.exact && worst > 0))
+    if (nans == 0 && nans_ref > 0)
+        complain(op, f, "has no NaN, and CPU has %lld", (long long)nans_ref);
+    else if (!(worst <= limit) || (t.exact && worst > 0))
         complain(
             op, f, "[%lld,%lld] of [%lld,%lld] is %.9g, CPU has %.9g: error %.2g of the largest, limit %.2g",
             (long long)(at / f->cols), (long long)(at % f->cols), (long long)f->rows, (long long)f->cols,

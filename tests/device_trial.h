@@ -51,7 +51,7 @@ void trial_alias(const char *name, size_t at, const char *of); /* a tensor that 
 void trial_mirror(const char *name,
                   const char *of); /* is on the device only, where it becomes what `of` is */
 void trial_exact(void);            /* compares with no error but the rounding to the device's dtype */
-void trial_nan_spreads(void);      /* a NaN may reach more than on the CPU */
+void trial_nan_spreads(void);      /* a NaN may reach other elements than on the CPU, but some */
 void trial_limits(struct limits l);
 /* Runs forward, and backward on what forward saved when bwd is given. */
 void trial_run(const void *op, const char *type, const char *fwd, const char *bwd);
