@@ -31,11 +31,12 @@
 #include "common/train/trainer.h"
 #include "common/train/valids.h"
 #include "common/train/watch.h"
+#include "kernels/profile.h"
 
 static struct {
     const char *config, *model, *run, *blend, *ramp, *init_from, *freeze, *valid;
     int64_t steps, samples, tokens, batch, micro, seq_len, warmup, lr_decay, seed, save_every, keep,
-        keep_every, log_every, slowest_every, threads, stop_at, valid_every, valid_tokens, max_skips;
+        keep_every, log_every, slowest_every, threads, stop_at, valid_every, valid_tokens, max_skips, profile;
     double lr, min_lr, beta1, beta2, eps, decay, clip, save_minutes, ema, skip_loss_z, skip_grad_z,
         time_limit, hang_limit;
     int schedule, style, order, recompute, sync, on_spike;
@@ -130,6 +131,8 @@ static struct opt options[] = {
     OPT_DEVICE(&o.place.device),
     OPT_PRECISION(&o.place.precision),
     OPT_RESIDUAL(&o.place.residual),
+    OPT_INT(0, "profile", "N", &o.profile, 0, 1e6,
+            "measure the ops of rank 0 for N steps, after the first three, and print a table; 0: no"),
     OPT_INT(0, "threads", "N", &o.threads, 0, 4096,
             "a rank; 0: OMP_NUM_THREADS, or the cores shared by the ranks"),
     OPT_FLAG('n', "dry-run", &o.dry, "print shapes, parameters, FLOPs and memory, and end"),
@@ -239,6 +242,12 @@ static void write_record(const struct rundir *dir, const struct config *c, const
     out_write_file(path, text.data, text.len, true);
     free(path);
     buf_free(&text);
+}
+
+/* Rank 0's ops are measured when that is asked for. */
+static const struct backend *measured(const struct backend *be, const struct comm *comm)
+{
+    return o.profile && comm->rank == 0 ? profile_wrap(be, o.profile, stdout) : be;
 }
 
 static void tell_frozen(const struct trainer *t)
@@ -371,7 +380,7 @@ static int run(int n_args, char **args)
         resume_check_run(from, &c, &k.identity);
     if (comm->rank == 0)
         write_record(k.dir, &c, &data);
-    struct trainer *t = k.t = trainer_create(&c, where.be, comm, &to);
+    struct trainer *t = k.t = trainer_create(&c, measured(where.be, comm), comm, &to);
     /* Until one is measured: 200 MB/s a rank. */
     deadline.save = (double)t->net->ps.slab * 12 / comm->size / 2e8;
     watch_phase("loading a checkpoint", 0);

@@ -9,6 +9,7 @@
 #include "common/base/meter.h"
 #include "common/base/signals.h"
 #include "control.h"
+#include "kernels/profile.h"
 #include "pace.h"
 #include "report.h"
 #include "watch.h"
@@ -85,6 +86,7 @@ int run_train(struct checkpoints *k, struct loader *loader, const struct valids 
             schedule_rate(&o->schedule, length_position(&o->length, t->step + 1, t->samples + batch->batch));
         enum control control = read_control(k);
         struct step_report s = trainer_step(t, batch, rate, wish(k, control, o->save_minutes, valids->n && is_due(t->step + 1, o->valid_every)));
+        profile_step();
         double seconds = now_seconds() - begin;
         watch_phase("report", t->step);
         stop = s.stop || (o->stop_at > 0 && t->step >= o->stop_at);
@@ -117,6 +119,7 @@ int run_train(struct checkpoints *k, struct loader *loader, const struct valids 
         if ((s.save || is_due(t->step, o->save_every)) && t->step < last && !stop)
             checkpoints_begin(k, control == CONTROL_SAVE);
     }
+    profile_end();
     report_pause(&report);
     checkpoints_finish(k);
     report_end(&report);
