@@ -208,6 +208,14 @@ static void head_logits(struct net_ctx *x, struct tensor in, int64_t M)
                                              .x = out, .y = out });
 }
 
+/* What has come from the device is not to be used when something failed there. */
+static void check_device(const struct net *n)
+{
+    const char *fault = n->be->sync();
+    if (fault)
+        die("%s", fault);
+}
+
 /* The logits [B,vocab] after the last token of each sequence. */
 static void decode_head(struct net_ctx *x, int64_t B, int64_t T, float *logits)
 {
@@ -219,6 +227,7 @@ static void decode_head(struct net_ctx *x, int64_t B, int64_t T, float *logits)
     head_logits(x, fn.y, B);
     for (int64_t b = 0; b < B; b++)
         n->be->download(logits + b * n->c.vocab, x->logits + b * rows, (size_t)n->c.vocab * sizeof *logits);
+    check_device(n);
 }
 
 void net_decode(struct net_ctx *x, struct net_state *state, const int32_t *ids, int64_t T, float *logits)
@@ -314,6 +323,7 @@ void net_score(struct net_ctx *x, const struct batch *b, double *logp, bool *gre
         head_logits(x, picked, k);
         for (int64_t i = 0; i < k; i++)
             n->be->download(x->host + i * V, x->logits + i * rows, (size_t)V * sizeof *x->host);
+        check_device(n);
 #pragma omp parallel for schedule(static)
         for (int64_t i = 0; i < k; i++) {
             int64_t best;
