@@ -129,7 +129,7 @@ OP(colsum, colsum, NEAR(b.work), { &b.x, a->M, a->D, ACT }, { &b.y, 1, a->D, PAR
 
 #define EMBED { &b.table, a->V, a->D, ACT }, { &b.y, a->M, a->D, RESIDUAL }, { &b.dy, a->M, a->D, RESIDUAL }, { &b.dtable, a->V, a->D, PARAM }
 OP(embed_fwd, embed, NEAR(b.ids), EMBED)
-OP(embed_bwd, embed, NEAR(b.ids), EMBED)
+OP(embed_bwd, embed, (NEAR(b.ids), NEAR(b.work)), EMBED)
 
 #define NORM                                                                                                   \
     { &b.x, a->M, a->D, RESIDUAL }, { &b.w, 1, a->D, PARAM }, { &b.bias, 1, a->D, PARAM }, { &b.y, a->M, a->D, ACT },  \
