@@ -230,7 +230,7 @@ template <class T, int V, int LANES> __global__ void __launch_bounds__(128) ssd_
         sum[r] = 0.0f;
     }
     for (int64_t n = lane * V; n < a.N; n += LANES * V) {
-        pack<float, V> s[ROWS];
+        pack<float, V> s[ROWS] = {};
         pack<T, V> bn = load_pack<T, V>(Bv + n), cn = load_pack<T, V>(Cv + n);
         float *at = (float *)a.h0.data + (bh * a.P + row0) * a.h0.ld + n;
 
