@@ -5,6 +5,7 @@
  */
 #include "ssd_bwd_mma.cuh"
 #include "ssd_bwd_plain.cuh"
+#include "ssd_bwd_walk.cuh"
 
 #define SPAN_BYTES ((size_t)1 << 30) /* of `work`, as long as a chunk needs no more */
 enum { SLICE_HEADS = 16, SLICE_LEAST = 4, BLOCK_HEADS = 32 };
@@ -249,12 +250,9 @@ struct walks {
 
 template <int P, int N> static void launch_mma(const struct ssd_bwd &c, const struct walks &w)
 {
-    unsigned bh = (unsigned)(c.a.B * c.a.H), threads = walk_shape<P, N>::THREADS, chunks = (unsigned)(c.tiles / c.p.per);
-    size_t shared = 2 * walk_shape<P, N>::STAGE;
-    struct tensor none = {};
+    unsigned walks = (unsigned)(c.a.B * c.a.H * (1 + c.tiles / c.p.per));
 
-    LAUNCH((ssd_bwd_walk<P, N, false>), bh * chunks, threads, shared, c, c.p.per, c.a.states, none);
-    LAUNCH((ssd_bwd_walk<P, N, true>), bh, threads, shared, c, c.tiles, w.from, w.to);
+    LAUNCH((ssd_bwd_walk<P, N>), walks, (walk_shape<P, N>::THREADS), (2 * walk_shape<P, N>::STAGE), c, w.from, w.to);
     LAUNCH((ssd_bwd_tiles<P, N>), (unsigned)(c.a.B * c.tiles * c.a.G * c.slices), 512, (tiles_shape<P, N>::BYTES), c);
 }
 

@@ -10,12 +10,14 @@
  *            of which d(dt a) is made
  *   finish   running sums over the tile's tokens: ddt_raw, and the tile's part of ddt_bias, dA_log, dD
  *   reduce   dB and dC over the slices; the tiles' parts over tokens. In fixed order, without atomics.
- * walk and tiles are there twice: for tensor cores (ssd_bwd_mma.cuh), and plain, for floats and odd shapes.
+ * walk and tiles are there twice: for tensor cores (ssd_bwd_walk.cuh, ssd_bwd_mma.cuh), and plain, for floats and odd shapes.
  */
 #ifndef SSM_SSD_BWD_CUH
 #define SSM_SSD_BWD_CUH
 
 #include "ssd.cuh"
+
+namespace {
 
 /* A record is RECORD arrays of SSD_TILE floats. CUM + LOW is the running sum of dt a, natural, in two floats. IN[t] is
  * what token t sees of the state that enters, TAIL[s] what the state that leaves has of token s. Beyond the tile's last
@@ -52,12 +54,14 @@ __device__ __forceinline__ int ssd_sees_from(const struct ssd_bwd &c, int64_t b,
     return t < u.n ? max(0, ssd_begin(c.a, b, u.t0 + t, u.t0)) : SSD_TILE;
 }
 
-/* Where a walk begins or ends: a state [P,N] at row `row` + P for each index; absent: zeros, or nowhere. */
+/* An element of a state, which is F32 or BF16, or absent: zero. */
 __device__ __forceinline__ float ssd_state_at(const struct tensor &t, int64_t row, int64_t col)
 {
     if (!t.data)
         return 0.0f;
     return t.dtype == BF16 ? to_float(((const bf16 *)t.data)[row * t.ld + col]) : ((const float *)t.data)[row * t.ld + col];
+}
+
 }
 
 #endif

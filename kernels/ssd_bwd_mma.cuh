@@ -1,211 +1,20 @@
-/* ssd_bwd_mma.cuh - state-space duality, backward: walk and tiles (ssd_bwd.cuh) on tensor cores, for BF16
+/* ssd_bwd_mma.cuh - state-space duality, backward: tiles (ssd_bwd.cuh) on tensor cores, for BF16
  * SPDX-License-Identifier: MIT
  *
- * walk: a block per state [P,N], which lies in registers, 16x64 of it in each warp; per tile it reads the tile's tokens
- * and writes the state as BF16. Traffic per token: 2 N (P + ...) / SSD_TILE bytes a head written, x or dy read once.
- *
- * tiles: a block of 16 warps per tile and slice; a warp has 16 of the tile's 64 tokens (`strip`) and a quarter of the
- * columns of each product. dB, dC and dCB are summed over the slice's heads in registers. Per head
+ * A block of 16 warps per tile and slice; a warp has 16 of the tile's 64 tokens (`strip`) and a quarter of the columns of
+ * each product. dB, dC and dCB are summed over the slice's heads in registers. Per head
  *   1 scores [s,t] = x dy^T; with C B^T (made once, kept in registers) and the decays M^T = C B^T d, to shared memory
  *   2 dB += f x dS;  dC += e dy S;  dxs = B dS^T
  *   3 after a barrier: dx = dt (tail dxs + M^T dy) + D dy
- * The next head's x, dy, S, dS come meanwhile, where shared memory has room for two.
+ * The next head's x, dy, S, dS come meanwhile, where shared memory has room for two. Each is read once: of a token and head
+ * 6 P + 4 P N / SSD_TILE bytes with dx written, P 64, N 128: 896.
  */
 #ifndef SSM_SSD_BWD_MMA_CUH
 #define SSM_SSD_BWD_MMA_CUH
 
-#include "ssd_bwd.cuh"
+#include "ssd_fragments.cuh"
 
-/* ---- fragments from matrices in shared memory whose rows are ld elements apart (device.cuh has the layouts) ---- */
-
-/* A [16,16] at (row, col); trans: the matrix holds the transposed, A(i, k) at (row + k, col + i) */
-__device__ __forceinline__ void load_a(uint32_t a[4], const bf16 *m, int ld, int row, int col)
-{
-    int lane = threadIdx.x % 32;
-    ldmatrix4(a, m + (row + lane % 16) * ld + col + lane / 16 * 8);
-}
-__device__ __forceinline__ void load_a_trans(uint32_t a[4], const bf16 *m, int ld, int row, int col)
-{
-    int lane = threadIdx.x % 32;
-    ldmatrix4_trans(a, m + (row + lane / 16 * 8 + lane % 8) * ld + col + lane / 8 % 2 * 8);
-}
-/* Two B [16,8], side by side: b, b + 2; B(k, n) at (row + k, col + n), or transposed, at (row + n, col + k) */
-__device__ __forceinline__ void load_b(uint32_t b[4], const bf16 *m, int ld, int row, int col)
-{
-    int lane = threadIdx.x % 32;
-    ldmatrix4_trans(b, m + (row + lane % 16) * ld + col + lane / 16 * 8);
-}
-__device__ __forceinline__ void load_b_trans(uint32_t b[4], const bf16 *m, int ld, int row, int col)
-{
-    int lane = threadIdx.x % 32;
-    ldmatrix4(b, m + (row + lane / 16 * 8 + lane % 8) * ld + col + lane / 8 % 2 * 8);
-}
-__device__ __forceinline__ uint32_t scale2(uint32_t v, float lo, float hi)
-{
-    return pack2(unpack_lo(v) * lo, unpack_hi(v) * hi);
-}
-/* d [16,16] += a b, as two D fragments */
-__device__ __forceinline__ void mma_pair(float d[2][4], const uint32_t a[4], const uint32_t b[4])
-{
-    mma_bf16(d[0], a, b);
-    mma_bf16(d[1], a, b + 2);
-}
-
-/* The lanes of a quad have words w[0..3]; then lane t has the quad's words w[t]. */
-__device__ __forceinline__ void quad_transpose(uint32_t w[4])
-{
-    int t = threadIdx.x % 4;
-
-    for (int k = 1; k <= 2; k++) {
-        bool odd = t & k;
-        for (int j = 0; j < 2; j++) {
-            int lo = k == 1 ? 2 * j : j, hi = lo + k;
-            uint32_t got = __shfl_xor_sync(0xffffffffu, odd ? w[lo] : w[hi], k);
-            if (odd)
-                w[lo] = got;
-            else
-                w[hi] = got;
-        }
-    }
-}
-
-/* The warp's rows g (half 0) or g+8 (half 1) of a pair of D fragments [16,16], 8 bytes a lane; p: column 0 of this lane's
- * row. All lanes call. */
-__device__ __forceinline__ void store_pair(bf16 *p, bool valid, const float d[2][4], int half)
-{
-    int t = threadIdx.x % 4;
-    uint32_t w0 = pack2(d[0][2 * half], d[0][2 * half + 1]), w1 = pack2(d[1][2 * half], d[1][2 * half + 1]);
-    uint32_t got = __shfl_xor_sync(0xffffffffu, t & 1 ? w0 : w1, 1);
-
-    if (valid)
-        store_pack<uint32_t, 2>((uint32_t *)(p + t % 2 * 8 + t / 2 * 4), { { t & 1 ? got : w0, t & 1 ? w1 : got } });
-}
-
-/* ---- copies in the background ---- */
-
-/* ROWS of COLS elements, of which n are read and the others become zeros */
-template <int THREADS, int ROWS, int COLS>
-__device__ __forceinline__ void copy_rows(bf16 *to, int ldt, const bf16 *from, int64_t ld, int n)
-{
-    enum { PACKS = COLS / 8, ALL = ROWS * PACKS };
-#pragma unroll
-    for (int k = 0; k < (ALL + THREADS - 1) / THREADS; k++) {
-        int i = k * THREADS + (int)threadIdx.x, r = i / PACKS, c = i % PACKS * 8;
-        if (ALL % THREADS == 0 || i < ALL)
-            copy_async16(to + r * ldt + c, from + r * ld + c, r < n);
-    }
-}
-template <int THREADS> __device__ __forceinline__ void copy_record(float *to, const float *from)
-{
-    enum { ALL = RECORD * SSD_TILE / 4 };
-#pragma unroll
-    for (int k = 0; k < (ALL + THREADS - 1) / THREADS; k++) {
-        int i = k * THREADS + (int)threadIdx.x;
-        if (i < ALL)
-            copy_async16(to + 4 * i, from + 4 * i, true);
-    }
-}
-
-/* ---- walk ---- */
-
-template <int P, int N> struct walk_shape {
-    enum { THREADS = P * N / 32, LDP = P + 8, LDN = N + 8 };
-    enum { STAGE = SSD_TILE * (LDP + LDN) * 2 + RECORD * SSD_TILE * 4 }; /* bytes */
-};
-
-template <int P, int N, bool BACK>
-__device__ __forceinline__ void walk_copy(const struct ssd_bwd &c, unsigned char *stage, int64_t b, int64_t h, int64_t k)
-{
-    typedef walk_shape<P, N> shape;
-    const struct tensor &v = BACK ? c.a.dy : c.a.x, &m = BACK ? c.a.Cm : c.a.Bm;
-    struct ssd_tile u = ssd_find_tile(c.a, c.p, c.first + k);
-    int64_t row = b * c.a.T + u.t0;
-    bf16 *V = (bf16 *)stage, *K = V + SSD_TILE * shape::LDP;
-
-    copy_rows<shape::THREADS, SSD_TILE, P>(V, shape::LDP, (const bf16 *)v.data + row * v.ld + h * P, v.ld, u.n);
-    copy_rows<shape::THREADS, SSD_TILE, N>(K, shape::LDN, (const bf16 *)m.data + row * m.ld + h / c.p.rep * N, m.ld, u.n);
-    copy_record<shape::THREADS>((float *)(K + SSD_TILE * shape::LDN), ssd_record(c, b, k, h));
-    copy_async_commit();
-}
-
-/* A segment of `len` tiles: forward S from a chunk's saved state, or back dS. grid: segments, then [B,H]. */
-template <int P, int N, bool BACK>
-__global__ void __launch_bounds__(P *N / 32)
-    ssd_bwd_walk(const struct ssd_bwd c, int64_t len, struct tensor from, struct tensor to)
-{
-    typedef walk_shape<P, N> shape;
-    DYNAMIC_SHARED(unsigned char, shared);
-    const struct ssd &a = c.a;
-    int64_t segment = blockIdx.x / (a.B * a.H), b = blockIdx.x / a.H % a.B, h = blockIdx.x % a.H;
-    int warp = threadIdx.x / 32, lane = threadIdx.x % 32, t = lane % 4;
-    int p0 = warp / (N / 64) * 16, n0 = warp % (N / 64) * 64;
-    int64_t row = BACK ? b * a.H + h : (b * c.p.chunks + c.first / c.p.per + segment) * a.H + h;
-    float state[8][4];
-
-    walk_copy<P, N, BACK>(c, shared, b, h, segment * len + (BACK ? len - 1 : 0));
-#pragma unroll
-    for (int j = 0; j < 8; j++)
-#pragma unroll
-        for (int e = 0; e < 4; e++)
-            state[j][e] = ssd_state_at(from, row * P + p0 + lane / 4 + e / 2 * 8, n0 + 8 * j + 2 * t + e % 2);
-    for (int64_t i = 0; i < len; i++) {
-        int64_t k = segment * len + (BACK ? len - 1 - i : i);
-        unsigned char *stage = shared + i % 2 * shape::STAGE;
-        const bf16 *V = (const bf16 *)stage, *K = V + SSD_TILE * shape::LDP;
-        const float *z = (const float *)(K + SSD_TILE * shape::LDN);
-        bf16 *out = (bf16 *)(BACK ? c.dS : c.S) + ((b * c.tiles + k) * a.H + h) * (P * N);
-
-        copy_async_wait<0>();
-        __syncthreads();
-        if (i + 1 < len)
-            walk_copy<P, N, BACK>(c, shared + (i + 1) % 2 * shape::STAGE, b, h, BACK ? k - 1 : k + 1);
-#pragma unroll
-        for (int j = 0; j < 4; j++) {
-            uint32_t w[4];
-            int half = j / 2, left = j % 2 * 4; /* rows g or g+8, 32 columns at a time */
-#pragma unroll
-            for (int e = 0; e < 4; e++)
-                w[e] = pack2(state[left + e][2 * half], state[left + e][2 * half + 1]);
-            quad_transpose(w);
-            *(uint4 *)(out + (p0 + lane / 4 + half * 8) * N + n0 + 8 * (left + t)) = make_uint4(w[0], w[1], w[2], w[3]);
-        }
-        if (!BACK && i + 1 == len)
-            break;
-        float keep = z[IN * SSD_TILE + SSD_TILE - 1];
-#pragma unroll
-        for (int j = 0; j < 8; j++)
-#pragma unroll
-            for (int e = 0; e < 4; e++)
-                state[j][e] *= keep;
-#pragma unroll
-        for (int s = 0; s < SSD_TILE; s += 16) {
-            uint32_t av[4], bv[4];
-            float f[4];
-#pragma unroll
-            for (int e = 0; e < 4; e++) {
-                int at = s + 2 * t + e % 2 + e / 2 * 8;
-                f[e] = BACK ? z[IN * SSD_TILE + at] : z[DT * SSD_TILE + at] * z[TAIL * SSD_TILE + at];
-            }
-            load_a_trans(av, V, shape::LDP, s, p0);
-            av[0] = scale2(av[0], f[0], f[1]);
-            av[1] = scale2(av[1], f[0], f[1]);
-            av[2] = scale2(av[2], f[2], f[3]);
-            av[3] = scale2(av[3], f[2], f[3]);
-#pragma unroll
-            for (int j = 0; j < 8; j += 2) {
-                load_b(bv, K, shape::LDN, s, n0 + 8 * j);
-                mma_pair(state + j, av, bv);
-            }
-        }
-    }
-#pragma unroll
-    for (int j = 0; j < 8 && BACK && to.data; j++)
-#pragma unroll
-        for (int e = 0; e < 4; e++)
-            ((float *)to.data)[(row * P + p0 + lane / 4 + e / 2 * 8) * to.ld + n0 + 8 * j + 2 * t + e % 2] = state[j][e];
-}
-
-/* ---- tiles ---- */
+namespace {
 
 template <int P, int N> struct tiles_shape {
     enum { LDP = P + 8, LDN = N + 8, LDM = SSD_TILE + 8 };
@@ -631,6 +440,8 @@ template <int P, int N> __global__ void __launch_bounds__(512, 1) ssd_bwd_tiles(
     tiles_leave_sums(c, at, h0 + heads - 1, sums + (heads + 1) % 2 * shape::SUMS);
     tiles_store<N>(c, at, slice, dB, c.dB, a.dBm);
     tiles_store<N>(c, at, slice, dC, c.dC, a.dCm);
+}
+
 }
 
 #endif

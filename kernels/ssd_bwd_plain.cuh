@@ -7,6 +7,8 @@
 
 #include "ssd_bwd.cuh"
 
+namespace {
+
 /* ---- walk: a thread per element of the state [P,N] ---- */
 
 /* A segment of `len` tiles: forward S from a chunk's saved state, or back dS. grid: segments, then [B,H], then parts. */
@@ -288,6 +290,8 @@ template <class T> __global__ void __launch_bounds__(256) ssd_bwd_tiles_plain(co
     }
     __syncthreads();
     plain_shared_scores<T>(c, m, u, b, g, dB, dC);
+}
+
 }
 
 #endif
