@@ -148,14 +148,17 @@ __device__ __forceinline__ void backward_tile(float (*s)[4], float (*ds)[4], con
     if (all)
         return;
     UNROLL
-    for (int j = 0; j < NT; j++)
+    for (int j = 0; j < NT; j++) {
+        saved w = get(j);
+
         UNROLL
         for (int e = 0; e < 4; e++)
-            if (!seen(j, e)) { /* the NaN of a key that is not seen, too */
-                s[j][e] = 0;
+            if (!seen(j, e)) { /* the NaN of a query counts for all keys of a tile, as exp(-inf - lse) would; a key's does not */
+                s[j][e] = w.lse[by(e)] * 0.0f;
                 if (DS)
-                    ds[j][e] = 0;
+                    ds[j][e] = s[j][e];
             }
+    }
 }
 
 /* ---- dk, dv ---- */

@@ -127,10 +127,10 @@ __device__ void store_tile(const struct tensor &t, int64_t row, int64_t col, int
     }
 }
 
-struct scores {
+struct scores_f32 {
     float scale, cap, inv;
 
-    __device__ explicit scores(const struct attn &a)
+    __device__ explicit scores_f32(const struct attn &a)
         : scale((float)a.scale), cap((float)a.softcap), inv(a.softcap > 0 ? (float)(a.scale / a.softcap) : 0.0f)
     {
     }
@@ -169,7 +169,7 @@ template <int HD> __global__ void __launch_bounds__(256) attn_fwd_f32(const stru
     float *ks = qs + TILE, *vs = ks + TILE, *ps = vs + TILE;
     const query_block u(a, TS);
     const int y = threadIdx.x / 16, x = threadIdx.x % 16, hd = (int)a.hd, T = (int)a.T;
-    const scores f(a);
+    const scores_f32 f(a);
     float o[N][HD / 16], top[N], sum[N];
     int lo[N];
 
@@ -243,7 +243,7 @@ __global__ void __launch_bounds__(256) attn_queries_f32(const struct attn a, con
     float *gs = qs + TILE, *ks = gs + TILE, *vs = ks + TILE, *ps = vs + TILE;
     const query_block u(a, TS);
     const int y = threadIdx.x / 16, x = threadIdx.x % 16, hd = (int)a.hd, T = (int)a.T;
-    const scores f(a);
+    const scores_f32 f(a);
     float dq[N][HD / 16], lse[N], del[N], scale[N];
     int lo[N];
 
@@ -296,7 +296,7 @@ __global__ void __launch_bounds__(256) attn_keys_f32(const struct attn a, const 
     const int y = threadIdx.x / 16, x = threadIdx.x % 16, hd = (int)a.hd, T = (int)a.T;
     const int groups = (int)(a.B * a.Hkv), rep = (int)(a.Hq / a.Hkv);
     const int b = blockIdx.x % groups / (int)a.Hkv, g = blockIdx.x % (int)a.Hkv, k0 = blockIdx.x / groups * TS;
-    const scores f(a);
+    const scores_f32 f(a);
     float dk[N][HD / 16], dv[N][HD / 16], scale[N], one[N];
     int at[2];
 
@@ -327,8 +327,9 @@ __global__ void __launch_bounds__(256) attn_keys_f32(const struct attn a, const 
                     bool seen = t < T && key >= lo && key <= (int)a.q0 + t;
                     float d = f.gradient(s[i][j], dp[i][j], lse, del);
 
-                    s[i][j] = seen ? s[i][j] : 0.0f;
-                    dp[i][j] = seen ? d : 0.0f;
+                    /* the NaN of a query counts for all keys of a tile, as exp(-inf - lse) would; a key's does not */
+                    s[i][j] = seen ? s[i][j] : lse * 0.0f;
+                    dp[i][j] = seen ? d : lse * 0.0f;
                 }
             }
             put_square<HD>(ps, s);
