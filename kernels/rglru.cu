@@ -1,16 +1,18 @@
 /* rglru.cu - the real-gated linear recurrent unit on the GPU
  * SPDX-License-Identifier: MIT
  *
- * The formulas and names stand in rglru.c. As there, what is computed of a decay a is the gap 1 - a, which keeps its digits
- * where a is near 1: h moves by in - gap h, and what is left of a state after several tokens is kept as its gap too.
+ * The formulas and names stand in rglru.c. As there, what is computed of a decay a is the gap 1 - a, which
+ * keeps its digits where a is near 1: h moves by in - gap h, and what is left of a state after several tokens
+ * is kept as its gap too.
  *
- * A tile is TOKENS tokens of WIDE channels of one sequence; each of its warps has TOKENS/WARPS tokens, a lane VEC
- * channels. Every input is read once, into registers: a warp runs through its tokens from a state of zero and tells the
- * others what it adds and what gap it makes; the tile tells later tiles the same for all its tokens. The state that
- * enters a tile comes from the tiles before it that are still at work: tiles stand in groups of GROUP, the last of a
- * group makes the state after it known, and all others begin with that of the group before and with what the tiles of
- * their own group have told. So a chain has tokens/(TOKENS GROUP) links, and each sum has one order. Backward is the
- * same with the gradient of the state, from the last token to the first.
+ * A tile is TOKENS tokens of WIDE channels of one sequence; each of its warps has TOKENS/WARPS tokens, a lane
+ * VEC channels. Every input is read once, into registers: a warp runs through its tokens from a state of zero
+ * and tells the others what it adds and what gap it makes; the tile tells later tiles the same for all its
+ * tokens. The state that enters a tile comes from the tiles before it that are still at work: tiles stand in
+ * groups of GROUP, the last of a group makes the state after it known, and all others begin with that of the
+ * group before and with what the tiles of their own group have told. So a chain has tokens/(TOKENS GROUP)
+ * links, and each sum has one order. Backward is the same with the gradient of the state, from the last token
+ * to the first.
  */
 #include "device.cuh"
 
@@ -23,9 +25,10 @@ enum { WARPS = 8, VEC = 2, WIDE = 32 * VEC, GROUP = 8, THREADS = 32 * WARPS };
 struct rglru_plan {
     int tokens;
     int64_t tiles, columns; /* of a sequence; of WIDE channels */
-    int64_t told, after;    /* [tiles,B,columns,32,2 VEC]: gap and what is added; [tiles/GROUP,B,columns,32,VEC]: state */
-    int64_t sums;           /* [tiles,B,C]: sums for da_param */
-    int64_t flags;          /* [2,tiles,B,columns] int: told, after */
+    int64_t told,
+        after; /* [tiles,B,columns,32,2 VEC]: gap and what is added; [tiles/GROUP,B,columns,32,VEC]: state */
+    int64_t sums;  /* [tiles,B,C]: sums for da_param */
+    int64_t flags; /* [2,tiles,B,columns] int: told, after */
     int64_t total;
 };
 
@@ -47,12 +50,19 @@ static struct rglru_plan make_plan(const struct rglru *a, int tokens)
 template <class T> struct per_warp {
     static constexpr int FWD = sizeof(T) == 2 ? 16 : 8, BWD = sizeof(T) == 2 ? 8 : 4;
 };
-static int fwd_tokens(enum dtype t) { return WARPS * (t == BF16 ? per_warp<bf16>::FWD : per_warp<float>::FWD); }
-static int bwd_tokens(enum dtype t) { return WARPS * (t == BF16 ? per_warp<bf16>::BWD : per_warp<float>::BWD); }
+static int fwd_tokens(enum dtype t)
+{
+    return WARPS * (t == BF16 ? per_warp<bf16>::FWD : per_warp<float>::FWD);
+}
+static int bwd_tokens(enum dtype t)
+{
+    return WARPS * (t == BF16 ? per_warp<bf16>::BWD : per_warp<float>::BWD);
+}
 
 size_t cuda_rglru_work(const struct rglru *a)
 {
-    int64_t fwd = make_plan(a, fwd_tokens(a->x.dtype)).total, bwd = make_plan(a, bwd_tokens(a->x.dtype)).total;
+    int64_t fwd = make_plan(a, fwd_tokens(a->x.dtype)).total,
+            bwd = make_plan(a, bwd_tokens(a->x.dtype)).total;
     return (size_t)max(fwd, bwd) * sizeof(float);
 }
 
@@ -139,46 +149,55 @@ template <> struct duo<bf16> {
 __device__ __forceinline__ void set_duo(duo<float> *to, float lo, float hi) { *to = { { lo, hi } }; }
 __device__ __forceinline__ void set_duo(duo<bf16> *to, float lo, float hi) { to->v = pack2(lo, hi); }
 
-/* VEC channels of a row; zeros where !in and beyond C. PAIRS: a row may be read VEC elements at a time, and C is a
- * multiple of it. */
-template <class T, bool PAIRS>
-__device__ __forceinline__ duo<T> load_channels(const struct tensor &t, int64_t row, int64_t c, int64_t C, bool in)
+/* The first `have` of VEC channels at p; zeros in the place of others. PAIRS: all of them are there, or
+ * none, and they may be read at once. */
+template <class T, bool PAIRS> __device__ __forceinline__ duo<T> load_channels(const T *p, int have)
 {
-    const T *p = (const T *)t.data + row * t.ld + c;
     duo<T> v;
     set_duo(&v, 0.0f, 0.0f);
     if constexpr (PAIRS) {
-        if (in && c < C)
+        if (have)
             v = *(const duo<T> *)p;
     } else {
-        if (in && c < C)
-            set_duo(&v, to_float(p[0]), c + 1 < C ? to_float(p[1]) : 0.0f);
+        if (have)
+            set_duo(&v, to_float(p[0]), have > 1 ? to_float(p[1]) : 0.0f);
     }
     return v;
 }
 template <class T, bool PAIRS>
-__device__ __forceinline__ void store_channels(const struct tensor &t, int64_t row, int64_t c, int64_t C, const float x[VEC])
+__device__ __forceinline__ void store_channels(T *p, int have, const float x[VEC])
 {
-    T *p = (T *)t.data + row * t.ld + c;
     if constexpr (PAIRS) {
         duo<T> v;
         set_duo(&v, x[0], x[1]);
-        if (c < C)
+        if (have)
             *(duo<T> *)p = v;
     } else {
         for (int k = 0; k < VEC; k++)
-            if (c + k < C)
+            if (k < have)
                 p[k] = from_float<T>(x[k]);
     }
 }
+/* Tokens first .. n-1 of N rows from `row` on */
+template <class T, bool PAIRS, int N>
+__device__ __forceinline__ void load_rows(const struct tensor &t, int64_t row, int64_t c, int first, int n,
+                                          int have, duo<T> *to)
+{
+    const T *p = (const T *)t.data + row * t.ld + c;
+#pragma unroll
+    for (int i = 0; i < N; i++, p += t.ld)
+        to[i] = load_channels<T, PAIRS>(p, i >= first && i < n ? have : 0);
+}
 
 /* Rows of states, always F32 */
-__device__ __forceinline__ void load_state(const struct tensor &t, int64_t b, int64_t c, int64_t C, float h[VEC])
+__device__ __forceinline__ void load_state(const struct tensor &t, int64_t b, int64_t c, int64_t C,
+                                           float h[VEC])
 {
     for (int k = 0; k < VEC; k++)
         h[k] = t.data && c + k < C ? ((const float *)t.data)[b * t.ld + c + k] : 0.0f;
 }
-__device__ __forceinline__ void store_state(const struct tensor &t, int64_t b, int64_t c, int64_t C, const float h[VEC])
+__device__ __forceinline__ void store_state(const struct tensor &t, int64_t b, int64_t c, int64_t C,
+                                            const float h[VEC])
 {
     for (int k = 0; k < VEC; k++)
         if (c + k < C)
@@ -199,11 +218,12 @@ __device__ __forceinline__ unsigned first_tokens(const struct rglru &a, int64_t 
     return __ballot_sync(0xffffffffu, is);
 }
 
-/* The state with which this warp begins, from what each warp's tokens do: `own`, VEC channels a lane. edge: the state
- * before the first tile. told: [WARPS,32,VEC] and enters: [32,VEC] of shared memory. */
-__device__ __forceinline__ void carry_tiles(const struct rglru &a, const struct rglru_plan &p, const struct rglru_place &at,
-                                            const struct tensor &edge, const struct change own[VEC],
-                                            struct change *told, float *enters, float h[VEC])
+/* The state with which this warp begins, from what each warp's tokens do: `own`, VEC channels a lane.
+ * edge: the state before the first tile. told: [WARPS,32,VEC] and enters: [32,VEC] of shared memory. */
+__device__ __forceinline__ void carry_tiles(const struct rglru &a, const struct rglru_plan &p,
+                                            const struct rglru_place &at, const struct tensor &edge,
+                                            const struct change own[VEC], struct change *told, float *enters,
+                                            float h[VEC])
 {
     const int64_t step = a.B * p.columns; /* from a tile to the next in time */
     float *work = (float *)a.work;
@@ -221,7 +241,8 @@ __device__ __forceinline__ void carry_tiles(const struct rglru &a, const struct 
             for (int w = 1; w < WARPS; w++)
                 all[k] = follow(all[k], told[(w * 32 + at.lane) * VEC + k]);
         }
-        /* the state before the row is read before anything is told: what comes of it may be written over it */
+        /* the state before the row is read before anything is told: what comes of it may be written over
+         * it */
         if (group == 0)
             load_state(edge, at.b, at.c, a.C, h);
         struct change *tell = (struct change *)(work + p.told) + at.cell * WIDE + at.lane * VEC;
@@ -271,77 +292,90 @@ static __global__ void rglru_clear(int *flags, int64_t n)
         flags[i] = 0;
 }
 
+/* A warp's tokens from a state of zero: after each of them the state h, and the gap of them all so far;
+ * own: of all. n: so many tokens there are. PLAIN: N, and no document begins among them. */
+template <int N, bool PLAIN, class D>
+__device__ __forceinline__ void run_tokens(int n, unsigned firsts, const float rate[VEC], const D x[N],
+                                           const D gx[N], const D ga[N], float gap[N][VEC], float h[N][VEC],
+                                           struct change own[VEC])
+{
+    for (int k = 0; k < VEC; k++)
+        own[k] = { 0.0f, 0.0f };
+#pragma unroll
+    for (int i = 0; i < N; i++)
+        for (int k = 0; k < VEC; k++) {
+            float decay, g = gap_of(rate[k] * gate(ga[i][k]), &decay), m = fast_sqrt(g * (2.0f - g));
+            float in = gate(gx[i][k]) * x[i][k];
+            if (PLAIN) {
+                own[k] = then(own[k], { g, m * in }, false);
+            } else {
+                bool first = firsts >> i & 1;
+                g = i < n ? g : 0.0f;
+                own[k] = first ? change{ CUT, in } : then(own[k], { g, m * in }, begun(firsts, i));
+            }
+            gap[i][k] = own[k].gap;
+            h[i][k] = own[k].add;
+        }
+}
+
 template <class T, bool PAIRS>
-__global__ void __launch_bounds__(THREADS, 2) rglru_fwd_kernel(const struct rglru a, const struct rglru_plan p)
+__global__ void __launch_bounds__(THREADS, 2)
+    rglru_fwd_kernel(const struct rglru a, const struct rglru_plan p)
 {
     constexpr int N = per_warp<T>::FWD;
     __shared__ struct change told[WARPS * WIDE];
     __shared__ float enters[WIDE];
     const struct rglru_place at = find_place(a, p);
     const int64_t t0 = at.tile * p.tokens + at.warp * N, m = at.b * a.T + t0;
+    const int n = (int)min((int64_t)N, a.T - t0), have = (int)max((int64_t)0, min((int64_t)VEC, a.C - at.c));
     duo<T> x[N], gx[N], ga[N];
     float rate[VEC], gap[N][VEC], h[N][VEC], enter[VEC];
     struct change own[VEC];
 
-#pragma unroll
-    for (int i = 0; i < N; i++) {
-        x[i] = load_channels<T, PAIRS>(a.x, m + i, at.c, a.C, t0 + i < a.T);
-        gx[i] = load_channels<T, PAIRS>(a.gate_x, m + i, at.c, a.C, t0 + i < a.T);
-        ga[i] = load_channels<T, PAIRS>(a.gate_a, m + i, at.c, a.C, t0 + i < a.T);
-    }
+    load_rows<T, PAIRS, N>(a.gate_a, m, at.c, 0, n, have, ga);
+    load_rows<T, PAIRS, N>(a.gate_x, m, at.c, 0, n, have, gx);
+    load_rows<T, PAIRS, N>(a.x, m, at.c, 0, n, have, x);
     load_rates(a, at.c, rate);
     unsigned firsts = first_tokens(a, at.b, t0, N);
-    for (int k = 0; k < VEC; k++)
-        own[k] = { 0.0f, 0.0f };
-#pragma unroll
-    for (int i = 0; i < N; i++)
-        for (int k = 0; k < VEC; k++) {
-            bool first = firsts >> i & 1;
-            float decay, g = gap_of(rate[k] * gate(ga[i][k]), &decay);
-            float in = gate(gx[i][k]) * x[i][k];
-            if (t0 + i >= a.T)
-                g = 0.0f;
-            if (!first)
-                in *= fast_sqrt(g * (2.0f - g));
-            own[k] = first ? change{ CUT, in } : then(own[k], { g, in }, begun(firsts, i));
-            gap[i][k] = own[k].gap;
-            h[i][k] = own[k].add;
-        }
+    if (firsts == 0 && n == N)
+        run_tokens<N, true>(n, 0, rate, x, gx, ga, gap, h, own);
+    else
+        run_tokens<N, false>(n, firsts, rate, x, gx, ga, gap, h, own);
     carry_tiles(a, p, at, a.h0, own, told, enters, enter);
+    T *y = (T *)a.y.data + m * a.y.ld + at.c;
 #pragma unroll
-    for (int i = 0; i < N; i++)
-        if (t0 + i < a.T) {
+    for (int i = 0; i < N; i++, y += a.y.ld)
+        if (i < n) {
             for (int k = 0; k < VEC; k++)
                 h[i][k] = begun(firsts, i) ? h[i][k] : enter[k] + (h[i][k] - gap[i][k] * enter[k]);
-            store_channels<T, PAIRS>(a.y, m + i, at.c, a.C, h[i]);
+            store_channels<T, PAIRS>(y, have, h[i]);
             if (a.hT.data && t0 + i == a.T - 1)
                 store_state(a.hT, at.b, at.c, a.C, h[i]);
         }
 }
 
-/* As rglru_fwd_kernel, from the last token to the first: tiles, warps and tokens count backwards. What goes from token
- * to token is a g, the gradient that the state before gets: g = dy + that of the token behind. */
+/* As rglru_fwd_kernel, from the last token to the first: tiles, warps and tokens count backwards. What
+ * goes from token to token is a g, the gradient that the state before gets: g = dy + that of the token
+ * behind. */
 template <class T, bool PAIRS>
-__global__ void __launch_bounds__(THREADS, 2) rglru_bwd_kernel(const struct rglru a, const struct rglru_plan p)
+__global__ void __launch_bounds__(THREADS, 2)
+    rglru_bwd_kernel(const struct rglru a, const struct rglru_plan p)
 {
     constexpr int N = per_warp<T>::BWD;
     __shared__ struct change told[WARPS * WIDE];
     __shared__ float enters[WIDE], sums[WARPS * WIDE];
     const struct rglru_place at = find_place(a, p);
     const int64_t t0 = (p.tiles - 1 - at.tile) * p.tokens + (WARPS - 1 - at.warp) * N, m = at.b * a.T + t0;
+    const int n = (int)min((int64_t)N, a.T - t0), have = (int)max((int64_t)0, min((int64_t)VEC, a.C - at.c));
     duo<T> x[N], gx[N], ga[N], y[N], dy[N]; /* y of the token before */
     float rate[VEC], gap[N][VEC], later[N][VEC], h0[VEC], enter[VEC], sum[VEC] = {};
     struct change own[VEC];
 
-#pragma unroll
-    for (int i = 0; i < N; i++) {
-        bool in = t0 + i < a.T;
-        ga[i] = load_channels<T, PAIRS>(a.gate_a, m + i, at.c, a.C, in);
-        dy[i] = load_channels<T, PAIRS>(a.dy, m + i, at.c, a.C, in);
-        x[i] = load_channels<T, PAIRS>(a.x, m + i, at.c, a.C, in);
-        gx[i] = load_channels<T, PAIRS>(a.gate_x, m + i, at.c, a.C, in);
-        y[i] = load_channels<T, PAIRS>(a.y, m + i - 1, at.c, a.C, in && t0 + i > 0);
-    }
+    load_rows<T, PAIRS, N>(a.gate_a, m, at.c, 0, n, have, ga);
+    load_rows<T, PAIRS, N>(a.dy, m, at.c, 0, n, have, dy);
+    load_rows<T, PAIRS, N>(a.x, m, at.c, 0, n, have, x);
+    load_rows<T, PAIRS, N>(a.gate_x, m, at.c, 0, n, have, gx);
+    load_rows<T, PAIRS, N>(a.y, m - 1, at.c, t0 == 0, n, have, y);
     load_state(a.h0, at.b, at.c, a.C, h0);
     load_rates(a, at.c, rate);
     unsigned firsts = first_tokens(a, at.b, t0, N);
@@ -353,11 +387,14 @@ __global__ void __launch_bounds__(THREADS, 2) rglru_bwd_kernel(const struct rglr
             float decay, g = gap_of(rate[k] * gate(ga[i][k]), &decay);
             gap[i][k] = own[k].gap;
             later[i][k] = own[k].add;
-            if (t0 + i < a.T)
+            if (i < n)
                 own[k] = firsts >> i & 1 ? change{ CUT, 0.0f }
                                          : then(own[k], { g, decay * dy[i][k] }, firsts >> i);
         }
     carry_tiles(a, p, at, a.dhT, own, told, enters, enter);
+    T *to_x = (T *)a.dx.data + (m + N) * a.dx.ld + at.c,
+      *to_gx = (T *)a.dgate_x.data + (m + N) * a.dgate_x.ld + at.c;
+    T *to_ga = (T *)a.dgate_a.data + (m + N) * a.dgate_a.ld + at.c;
 #pragma unroll
     for (int i = N - 1; i >= 0; i--) {
         bool first = firsts >> i & 1;
@@ -366,26 +403,30 @@ __global__ void __launch_bounds__(THREADS, 2) rglru_bwd_kernel(const struct rglr
             float slope_i, slope_r, decay, in_x = x[i][k];
             float in = gate_slope(gx[i][k], &slope_i), r = gate_slope(ga[i][k], &slope_r);
             float before = t0 + i == 0 ? h0[k] : y[i][k];
-            float g = dy[i][k] + (firsts >> i >> 1 ? later[i][k] : enter[k] + (later[i][k] - gap[i][k] * enter[k]));
+            float behind = enter[k] + (later[i][k] - gap[i][k] * enter[k]);
+            float g = dy[i][k] + (firsts >> i >> 1 ? later[i][k] : behind);
             float own_gap = gap_of(rate[k] * r, &decay), root = fast_sqrt(own_gap * (2.0f - own_gap));
-            float dL = g * (in * in_x * (2.0f * decay * decay * fast_rcp(2.0f * root < 1e-3f ? 1e-3f : 2.0f * root)) - decay * before);
-            if (first)
-                dL = 0.0f;
-            if (first)
-                root = 1.0f;
+            float slope =
+                2.0f * decay * decay * fast_rcp(2.0f * root < 1e-3f ? 1e-3f : 2.0f * root); /* dm/dL */
+            float dL = g * (in * in_x * slope - decay * before);
+            dL = first ? 0.0f : dL;
+            root = first ? 1.0f : root;
             dx[k] = g * root * in;
             dgx[k] = g * root * in_x * slope_i;
             dga[k] = dL * rate[k] * slope_r;
-            if (t0 + i < a.T)
+            if (i < n)
                 sum[k] += dL * r;
             if (t0 + i == 0)
                 enter[k] = first ? 0.0f : decay * g;
         }
-        if (t0 + i >= a.T)
+        to_x -= a.dx.ld;
+        to_gx -= a.dgate_x.ld;
+        to_ga -= a.dgate_a.ld;
+        if (i >= n)
             continue;
-        store_channels<T, PAIRS>(a.dx, m + i, at.c, a.C, dx);
-        store_channels<T, PAIRS>(a.dgate_x, m + i, at.c, a.C, dgx);
-        store_channels<T, PAIRS>(a.dgate_a, m + i, at.c, a.C, dga);
+        store_channels<T, PAIRS>(to_x, have, dx);
+        store_channels<T, PAIRS>(to_gx, have, dgx);
+        store_channels<T, PAIRS>(to_ga, have, dga);
         if (t0 + i == 0 && a.dh0.data)
             store_state(a.dh0, at.b, at.c, a.C, enter);
     }
@@ -461,7 +502,8 @@ static void check(const struct rglru *a, const char *op)
 
 static bool in_pairs(const struct rglru *a, bool bwd)
 {
-    const struct tensor *t[] = { &a->x, &a->gate_x, &a->gate_a, &a->y, &a->dy, &a->dx, &a->dgate_x, &a->dgate_a };
+    const struct tensor *t[] = { &a->x,  &a->gate_x, &a->gate_a,  &a->y,
+                                 &a->dy, &a->dx,     &a->dgate_x, &a->dgate_a };
     bool yes = a->C % VEC == 0;
     for (int i = 0; i < (bwd ? 8 : 4); i++)
         yes &= aligned_rows(t[i], VEC * (t[i]->dtype == BF16 ? 2 : 4));
@@ -524,5 +566,6 @@ void cuda_rglru_step(const struct rglru *a)
     CUDA_NEED("rglru_step", a, h0);
     if (a->B < 1)
         return;
-    WITH_TYPE(a->x.dtype, T, LAUNCH((rglru_step_kernel<T>), (unsigned)ceil_div(a->B * a->C, 128), 128, 0, *a));
+    WITH_TYPE(a->x.dtype, T,
+              LAUNCH((rglru_step_kernel<T>), (unsigned)ceil_div(a->B * a->C, 128), 128, 0, *a));
 }

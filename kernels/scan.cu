@@ -1,8 +1,9 @@
 /* scan.cu - selective scan on the GPU: forward, and one step
  * SPDX-License-Identifier: MIT
  *
- * The layout stands at the top of scan.cuh. A token costs an exponential, a product and two multiply-adds for each
- * number of the state; the exponentials (16 a clock and multiprocessor) are the limit. Memory: x, dt_raw, y once.
+ * The layout stands at the top of scan.cuh. A token costs an exponential, a product and two multiply-adds for
+ * each number of the state; the exponentials (16 a clock and multiprocessor) are the limit. Memory: x,
+ * dt_raw, y once.
  */
 #include "scan.cuh"
 
@@ -30,7 +31,8 @@ __device__ __forceinline__ void sum_lanes(const float y[4], int lanes, int sub, 
 
 /* y of tokens m .. m+n-1 */
 template <class T, int V, int TILE, class P>
-__device__ __forceinline__ void store_y(const struct scan &a, const P &at, int64_t m, int n, const scan_fwd_cell *cells)
+__device__ __forceinline__ void store_y(const struct scan &a, const P &at, int64_t m, int n,
+                                        const scan_fwd_cell *cells)
 {
 #pragma unroll
     for (int i = 0; i < (scan_share<V, TILE, P>::rounds(at)); i++) {
@@ -48,11 +50,12 @@ __device__ __forceinline__ void store_y(const struct scan &a, const P &at, int64
     }
 }
 
-/* Four tokens: the state goes on, y = S C. row, width: from a token to the next in the cells, in B and in C. begins: bit
- * i, the token begins its document; RESETS: some bit is set. */
+/* Four tokens: the state goes on, y = S C. row, width: from a token to the next in the cells, in B and in
+ * C. begins: bit i, the token begins its document; RESETS: some bit is set. */
 template <int PER, bool RESETS>
-__device__ __forceinline__ void four_tokens(const scan_fwd_cell *cell, int row, const float *bc, int width, unsigned begins,
-                                            const float A2[PER], float S[PER], float *sum_dt, float y[4])
+__device__ __forceinline__ void four_tokens(const scan_fwd_cell *cell, int row, const float *bc, int width,
+                                            unsigned begins, const float A2[PER], float S[PER], float *sum_dt,
+                                            float y[4])
 {
 #pragma unroll
     for (int i = 0; i < 4; i++) {
@@ -138,7 +141,8 @@ static struct scan_plan make_plan(const struct scan *a)
     return scan_make_plan(a, 4 * cuda_processors(), cuda_processors());
 }
 
-template <class T, int V, int PER, int LANES, int TILE> static void launch(const struct scan *a, const struct scan_plan *p)
+template <class T, int V, int PER, int LANES, int TILE>
+static void launch(const struct scan *a, const struct scan_plan *p)
 {
     unsigned grid = (unsigned)(p->blocks * a->B * p->segments);
     size_t smem = TILE * (2 * p->width * sizeof(float) + SCAN_ROW(p->channels) * sizeof(scan_fwd_cell));

@@ -3,15 +3,16 @@
  *
  *   dt = softplus(dt_raw + dt_bias),  S[t,n] = exp(dt a[n]) S[t-1,n] + dt x B[n],  y = sum_n S[n] C[n] + D x
  *
- * Every (token, channel, n) has a decay of its own: the work is the exponentials, not memory. A thread has `per` numbers n
- * of one channel in registers and goes from token to token; `lanes` neighbours make up a channel and add what they
- * have by shuffles. A block has SCAN_THREADS/lanes channels of one sequence. Its inputs come by tiles of tokens through
- * shared memory, so that rows are read in wide accesses, and softplus is computed once. Tokens beyond a tile's end are
- * zeros, which leave a state as it is.
+ * Every (token, channel, n) has a decay of its own: the work is the exponentials, not memory. A thread has
+ * `per` numbers n of one channel in registers and goes from token to token; `lanes` neighbours make up a
+ * channel and add what they have by shuffles. A block has SCAN_THREADS/lanes channels of one sequence. Its
+ * inputs come by tiles of tokens through shared memory, so that rows are read in wide accesses, and softplus
+ * is computed once. Tokens beyond a tile's end are zeros, which leave a state as it is.
  *
- * Where sequences and channels are too few to fill the device, a sequence is cut into segments of whole chunks. Each
- * is first run through by itself, for the state that it adds and the sum of its dt (that of exponents is the decay
- * over the segment); then the states are carried from one to the next; then the real pass begins each with its state.
+ * Where sequences and channels are too few to fill the device, a sequence is cut into segments of whole
+ * chunks. Each is first run through by itself, for the state that it adds and the sum of its dt (that of
+ * exponents is the decay over the segment); then the states are carried from one to the next; then the real
+ * pass begins each with its state.
  */
 #ifndef SSM_SCAN_CUH
 #define SSM_SCAN_CUH
@@ -27,8 +28,8 @@ struct scan_plan {
     int64_t blocks;        /* of channels */
     int64_t chunks, span;  /* chunks of a sequence and of a segment */
     int64_t segments;
-    int64_t add;           /* [segments,B,C,width]: what a segment adds to the state; then the state it begins with */
-    int64_t sum;           /* [segments,B,C]: sum of dt, SCAN_FORGETS where a document begins inside */
+    int64_t add; /* [segments,B,C,width]: what a segment adds to the state; then the state it begins with */
+    int64_t sum; /* [segments,B,C]: sum of dt, SCAN_FORGETS where a document begins inside */
     int64_t total;
 };
 
@@ -70,18 +71,19 @@ static inline void scan_check(const struct scan *a, const char *op)
 /* Whether the inputs can be read 16 bytes at a time; the fast kernels also have N = 16 in their code. */
 static inline bool scan_is_fast(const struct scan *a)
 {
-    return a->N == 16 && a->C % 8 == 0 && (uintptr_t)a->dt_bias.data % 32 == 0 && (uintptr_t)a->D.data % 32 == 0 && aligned_rows(&a->x, 16) && aligned_rows(&a->dt_raw, 16) &&
+    return a->N == 16 && a->C % 8 == 0 && (uintptr_t)a->dt_bias.data % 32 == 0 &&
+           (uintptr_t)a->D.data % 32 == 0 && aligned_rows(&a->x, 16) && aligned_rows(&a->dt_raw, 16) &&
            aligned_rows(&a->Bm, 16) && aligned_rows(&a->Cm, 16);
 }
 
 /* Where a thread is. LANES and PER: of the plan, LANES 0: not known to the compiler. */
 template <int PER, int LANES> struct scan_place {
     int lanes, channels, width;
-    int channel, sub;       /* within the block; which of its lanes */
+    int channel, sub; /* within the block; which of its lanes */
     int64_t b, block, segment, c0, c;
-    bool inside;            /* the channel is below C */
-    int n0;                 /* first number of the thread */
-    int64_t first, last;    /* chunks of the segment: first <= chunk < last */
+    bool inside;         /* the channel is below C */
+    int n0;              /* first number of the thread */
+    int64_t first, last; /* chunks of the segment: first <= chunk < last */
 
     __device__ __forceinline__ scan_place(const struct scan &a, const struct scan_plan &p)
     {
@@ -101,16 +103,21 @@ template <int PER, int LANES> struct scan_place {
         last = min(first + p.span, p.chunks);
     }
     /* Row of a [segments,B,C] array */
-    __device__ __forceinline__ int64_t cell(const struct scan &a) const { return (segment * a.B + b) * a.C + c; }
+    __device__ __forceinline__ int64_t cell(const struct scan &a) const
+    {
+        return (segment * a.B + b) * a.C + c;
+    }
 };
 
 /* x[k] = row[n0+k] within N, else 0; and back */
-template <int PER> __device__ __forceinline__ void scan_read(float x[PER], const float *row, int n0, int64_t N)
+template <int PER>
+__device__ __forceinline__ void scan_read(float x[PER], const float *row, int n0, int64_t N)
 {
     for (int k = 0; k < PER; k++)
         x[k] = row && n0 + k < N ? row[n0 + k] : 0.0f;
 }
-template <int PER> __device__ __forceinline__ void scan_write(const float x[PER], float *row, int n0, int64_t N)
+template <int PER>
+__device__ __forceinline__ void scan_write(const float x[PER], float *row, int n0, int64_t N)
 {
     if (N % 4 == 0 && (uintptr_t)row % 16 == 0) {
         for (int k = 0; k < PER; k += 4)
@@ -135,19 +142,19 @@ template <int PER> __device__ __forceinline__ void scan_store(float *p, const fl
     for (int k = 0; k < PER; k += 4)
         *(float4 *)(p + k) = make_float4(x[k], x[k + 1], x[k + 2], x[k + 3]);
 }
-__device__ __forceinline__ float *scan_state_row(const struct scan &a, const struct tensor &h, int64_t b, int64_t c)
+__device__ __forceinline__ float *scan_state_row(const struct scan &a, const struct tensor &h, int64_t b,
+                                                 int64_t c)
 {
     return h.data ? (float *)h.data + (b * a.C + c) * h.ld : nullptr;
 }
-__device__ __forceinline__ float *scan_saved(const struct scan &a, const struct scan_plan &p, int64_t b, int64_t chunk,
-                                             int64_t c)
+__device__ __forceinline__ float *scan_saved(const struct scan &a, const struct scan_plan &p, int64_t b,
+                                             int64_t chunk, int64_t c)
 {
     return a.states + ((b * p.chunks + chunk) * a.C + c) * a.N;
 }
 
 /* a log2(e), so that decays are powers of two. Finite, so that a token with dt = 0 keeps the state. */
-template <class P>
-__device__ __forceinline__ float scan_decay_rate(const struct scan &a, const P &at, int k)
+template <class P> __device__ __forceinline__ float scan_decay_rate(const struct scan &a, const P &at, int k)
 {
     if (!at.inside || at.n0 + k >= a.N)
         return 0.0f;
@@ -155,11 +162,12 @@ __device__ __forceinline__ float scan_decay_rate(const struct scan &a, const P &
     return x < -3e38f ? -3e38f : x;
 }
 
-/* log(1 + e^x) = max(x, 0) + 2 atanh(s), s = e/(2+e) <= 1/3, e = exp(-|x|): no digit is lost where it is small.
- * *slope = its derivative. */
+/* log(1 + e^x) = max(x, 0) + 2 atanh(s), s = e/(2+e) <= 1/3, e = exp(-|x|): no digit is lost where it is
+ * small. *slope = its derivative. */
 __device__ __forceinline__ float scan_softplus(float x, float *slope)
 {
-    float e = fast_exp2(-1.44269504f * fabsf(x)), s = e * fast_rcp(2.0f + e), u = s * s, r = fast_rcp(1.0f + e), q;
+    float e = fast_exp2(-1.44269504f * fabsf(x)), s = e * fast_rcp(2.0f + e), u = s * s,
+          r = fast_rcp(1.0f + e), q;
     q = 0.2081700414f;
     q = q * u + 0.1745736039f;
     q = q * u + 0.2226534485f;
@@ -170,14 +178,18 @@ __device__ __forceinline__ float scan_softplus(float x, float *slope)
     return (x < 0.0f ? 0.0f : x) + (2.0f * s + s * u * q);
 }
 
-/* What is staged of a (token, channel). After the scan: forward dt is y less D x; backward dt, x are dx, ddt_raw. */
+/* What is staged of a (token, channel). After the scan: forward dt is y less D x; backward dt, x are dx,
+ * ddt_raw. */
 struct scan_fwd_cell {
     float dt, x;
 };
 struct alignas(16) scan_bwd_cell {
     float dt, x, dy, slope;
 };
-__device__ __forceinline__ void scan_put(scan_fwd_cell *to, float dt, float x, float, float) { *to = { dt, x }; }
+__device__ __forceinline__ void scan_put(scan_fwd_cell *to, float dt, float x, float, float)
+{
+    *to = { dt, x };
+}
 __device__ __forceinline__ void scan_put(scan_bwd_cell *to, float dt, float x, float dy, float slope)
 {
     *to = { dt, x, dy, slope };
@@ -185,7 +197,8 @@ __device__ __forceinline__ void scan_put(scan_bwd_cell *to, float dt, float x, f
 /* Cells from one token to the next: two more, for the banks of shared memory. */
 #define SCAN_ROW(channels) ((channels) + 2)
 
-/* Which cells of a tile a thread stages and later stores: V channels from `k` of token `t`, in round i of ROUNDS. */
+/* Which cells of a tile a thread stages and later stores: V channels from `k` of token `t`, in round i of
+ * ROUNDS. */
 template <int V, int TILE, class P> struct scan_share {
     int t, k;
     bool mine;
@@ -202,10 +215,11 @@ template <int V, int TILE, class P> struct scan_share {
     }
 };
 
-/* The cells of tokens m .. m+n-1; with_dy: dy is read too. Where there is no token or channel, another is read, so that
- * all loads can begin at once, and zeros are put. */
+/* The cells of tokens m .. m+n-1; with_dy: dy is read too. Where there is no token or channel, another is
+ * read, so that all loads can begin at once, and zeros are put. */
 template <class T, int V, int TILE, class CELL, class P>
-__device__ __forceinline__ void scan_stage(const struct scan &a, const P &at, int64_t m, int n, bool with_dy, CELL *cells)
+__device__ __forceinline__ void scan_stage(const struct scan &a, const P &at, int64_t m, int n, bool with_dy,
+                                           CELL *cells)
 {
 #pragma unroll
     for (int i = 0; i < (scan_share<V, TILE, P>::rounds(at)); i++) {
@@ -219,8 +233,8 @@ __device__ __forceinline__ void scan_stage(const struct scan &a, const P &at, in
             dy = load_pack<T, V>((const T *)a.dy.data + row * a.dy.ld + c);
         for (int j = 0; j < V && s.mine; j++) {
             float slope, dt = scan_softplus(to_float(raw.v[j]) + bias.v[j], &slope);
-            scan_put(cells + s.t * SCAN_ROW(at.channels) + s.k + j, in ? dt : 0.0f, in ? to_float(x.v[j]) : 0.0f,
-                     in ? to_float(dy.v[j]) : 0.0f, in ? slope : 0.0f);
+            scan_put(cells + s.t * SCAN_ROW(at.channels) + s.k + j, in ? dt : 0.0f,
+                     in ? to_float(x.v[j]) : 0.0f, in ? to_float(dy.v[j]) : 0.0f, in ? slope : 0.0f);
         }
     }
 }
@@ -260,9 +274,10 @@ __device__ __forceinline__ int scan_tiles(const struct scan &a, int64_t chunk, i
     return (int)((min(a.T, (chunk + 1) * a.Q) - chunk * a.Q + TILE - 1) / TILE);
 }
 
-/* From what each segment adds to the state with which each begins, in place; reverse: from the last one on. from: the
- * state [B*C,N] outside, or absent. A thread has one number of one channel. */
-static __global__ void scan_carry(const struct scan a, const struct scan_plan p, const struct tensor from, bool reverse)
+/* From what each segment adds to the state with which each begins, in place; reverse: from the last one
+ * on. from: the state [B*C,N] outside, or absent. A thread has one number of one channel. */
+static __global__ void scan_carry(const struct scan a, const struct scan_plan p, const struct tensor from,
+                                  bool reverse)
 {
     int64_t i = blockIdx.x * (int64_t)blockDim.x + threadIdx.x, rows = a.B * a.C;
     if (i >= rows * p.width)
@@ -282,22 +297,24 @@ static __global__ void scan_carry(const struct scan a, const struct scan_plan p,
     }
 }
 
-static inline void scan_launch_carry(const struct scan *a, const struct scan_plan *p, const struct tensor *from, bool reverse)
+static inline void scan_launch_carry(const struct scan *a, const struct scan_plan *p,
+                                     const struct tensor *from, bool reverse)
 {
     LAUNCH(scan_carry, (unsigned)ceil_div(a->B * a->C * p->width, 256), 256, 0, *a, *p, *from, reverse);
 }
 
 /* Runs the statement with the constants of the kernels for this call: T, V, PER, LANES, TILE. */
-#define SCAN_WITH_KERNEL(a, fast, p, ...)                                                     \
-    WITH_TYPE((a)->x.dtype, T, if (fast) {                                                    \
-        constexpr int V = 16 / sizeof(T), PER = 4, LANES = 4, TILE = 32;                      \
-        __VA_ARGS__;                                                                          \
-    } else if ((p).per == 4) {                                                                \
-        constexpr int V = 1, PER = 4, LANES = 0, TILE = 8;                                    \
-        __VA_ARGS__;                                                                          \
-    } else {                                                                                  \
-        constexpr int V = 1, PER = 8, LANES = 0, TILE = 8;                                    \
-        __VA_ARGS__;                                                                          \
-    })
+#define SCAN_WITH_KERNEL(a, fast, p, ...)                                                                    \
+    WITH_TYPE((a)->x.dtype, T,                                                                               \
+              if (fast) {                                                                                    \
+                  constexpr int V = 16 / sizeof(T), PER = 4, LANES = 4, TILE = 32;                           \
+                  __VA_ARGS__;                                                                               \
+              } else if ((p).per == 4) {                                                                     \
+                  constexpr int V = 1, PER = 4, LANES = 0, TILE = 8;                                         \
+                  __VA_ARGS__;                                                                               \
+              } else {                                                                                       \
+                  constexpr int V = 1, PER = 8, LANES = 0, TILE = 8;                                         \
+                  __VA_ARGS__;                                                                               \
+              })
 
 #endif

@@ -6,10 +6,10 @@
  *   dC[n] = sum_c dy S[t,n],  dB[n] = sum_c g[n] u,  da[n] = sum_t w[n] dt
  *   dx = dt sum_n g[n] B[n] + D dy,  d dt = x sum_n g[n] B[n] + sum_n w[n] a[n]
  *
- * A block goes through a chunk twice: forward from the saved state, to note the state before every MARK tokens (in
- * work, which stays in the L2 cache); then backward, the states and decays of MARK tokens at a time being remade in
- * registers. dB and dC are summed over a block's channels there, and over the blocks by a second kernel; sums over
- * tokens are kept by tile, segment and sequence and put together by a third.
+ * A block goes through a chunk twice: forward from the saved state, to note the state before every MARK
+ * tokens (in work, which stays in the L2 cache); then backward, the states and decays of MARK tokens at a
+ * time being remade in registers. dB and dC are summed over a block's channels there, and over the blocks by
+ * a second kernel; sums over tokens are kept by tile, segment and sequence and put together by a third.
  */
 #include "scan.cuh"
 
@@ -49,7 +49,8 @@ size_t cuda_scan_work(const struct scan *a)
 
 /* The segments by themselves: dS that each hands back when it is given none. */
 template <class T, int V, int PER, int LANES, int TILE>
-__global__ void __launch_bounds__(SCAN_THREADS) scan_bwd_segments(const struct scan a, const struct scan_plan p)
+__global__ void __launch_bounds__(SCAN_THREADS)
+    scan_bwd_segments(const struct scan a, const struct scan_plan p)
 {
     const scan_place<PER, LANES> at(a, p);
     const int row = SCAN_ROW(at.channels);
@@ -92,8 +93,9 @@ __global__ void __launch_bounds__(SCAN_THREADS) scan_bwd_segments(const struct s
 
 /* The state before every MARK tokens of a chunk, to marks [marked,SCAN_THREADS,PER] */
 template <class T, int V, int PER, int LANES, int TILE, class P>
-__device__ __forceinline__ void make_marks(const struct scan &a, const struct scan_plan &p, const P &at, int64_t chunk,
-                                           const float A2[PER], float *bc, scan_bwd_cell *cells, float *marks)
+__device__ __forceinline__ void make_marks(const struct scan &a, const struct scan_plan &p, const P &at,
+                                           int64_t chunk, const float A2[PER], float *bc,
+                                           scan_bwd_cell *cells, float *marks)
 {
     const int row = SCAN_ROW(at.channels), tiles = scan_tiles(a, chunk, TILE);
     float S[PER];
@@ -107,7 +109,8 @@ __device__ __forceinline__ void make_marks(const struct scan &a, const struct sc
         unsigned resets = scan_resets(a, at.b, t0, n);
         __syncthreads();
         for (int t0 = 0; t0 < n; t0 += MARK) {
-            scan_store<PER>(marks + ((tile * (TILE / MARK) + t0 / MARK) * SCAN_THREADS + (int)threadIdx.x) * PER, S);
+            scan_store<PER>(
+                marks + ((tile * (TILE / MARK) + t0 / MARK) * SCAN_THREADS + (int)threadIdx.x) * PER, S);
             if (tile == tiles - 1 && t0 + MARK >= n)
                 break;
 #pragma unroll
@@ -125,8 +128,8 @@ __device__ __forceinline__ void make_marks(const struct scan &a, const struct sc
     }
 }
 
-/* Adds b and c of the four numbers over the eight channels of a warp; to [2 * 16]: B, then C. Each exchange halves
- * what a lane is left with, in the end one of 32 sums. */
+/* Adds b and c of the four numbers over the eight channels of a warp; to [2 * 16]: B, then C. Each
+ * exchange halves what a lane is left with, in the end one of 32 sums. */
 __device__ __forceinline__ void sum_channels(const float b[4], const float c[4], float *to)
 {
     int lane = threadIdx.x % 32;
@@ -142,7 +145,8 @@ __device__ __forceinline__ void sum_channels(const float b[4], const float c[4],
 
 /* The same for any number of lanes a channel */
 template <int PER>
-__device__ __forceinline__ void sum_channels_plain(const float b[PER], const float c[PER], int lanes, int n0, float *to)
+__device__ __forceinline__ void sum_channels_plain(const float b[PER], const float c[PER], int lanes, int n0,
+                                                   float *to)
 {
     int lane = threadIdx.x % 32;
     for (int k = 0; k < PER; k++) {
@@ -178,11 +182,12 @@ template <int PER> struct bwd_state {
     float da[PER], dbias, dD; /* of this tile */
 };
 
-/* MARK tokens from t0 of the tile on, backward; S0: the state before them. part: their rows [2 width] of this warp.
- * RESETS: a document begins among them. */
+/* MARK tokens from t0 of the tile on, backward; S0: the state before them. part: their rows [2 width] of
+ * this warp. RESETS: a document begins among them. */
 template <int PER, int LANES, bool RESETS, class P>
 __device__ __forceinline__ void bwd_tokens(const P &at, int t0, unsigned resets, float D, const float S0[PER],
-                                           const float *bc, scan_bwd_cell *cells, float *part, bwd_state<PER> &z)
+                                           const float *bc, scan_bwd_cell *cells, float *part,
+                                           bwd_state<PER> &z)
 {
     const int row = SCAN_ROW(at.channels);
     float S[MARK + 1][PER], E[MARK][PER]; /* S[i]: before token i */
@@ -210,7 +215,8 @@ __device__ __forceinline__ void bwd_tokens(const P &at, int t0, unsigned resets,
         scan_load<PER>(B, bc + t * 2 * at.width + at.n0);
         scan_load<PER>(C, bc + t * 2 * at.width + at.width + at.n0);
         for (int k = 0; k < PER; k++) {
-            float g = z.dS[k] + in.dy * C[k], q = begins ? 0.0f : E[i][k] * g, w = begins ? 0.0f : q * S[i][k];
+            float g = z.dS[k] + in.dy * C[k], q = begins ? 0.0f : E[i][k] * g,
+                  w = begins ? 0.0f : q * S[i][k];
             b[k] = g * u;
             c[k] = in.dy * S[i + 1][k];
             sum_g += g * B[k];
@@ -235,8 +241,8 @@ __device__ __forceinline__ void bwd_tokens(const P &at, int t0, unsigned resets,
 
 /* dx and ddt_raw of tokens m .. m+n-1 from the cells; the warps' sums for dB and dC to `parts` */
 template <class T, int V, int TILE, class P>
-__device__ __forceinline__ void store_tile(const struct scan &a, const P &at, int64_t m, int n, const scan_bwd_cell *cells,
-                                           const float *part, float *parts)
+__device__ __forceinline__ void store_tile(const struct scan &a, const P &at, int64_t m, int n,
+                                           const scan_bwd_cell *cells, const float *part, float *parts)
 {
 #pragma unroll
     for (int i = 0; i < (scan_share<V, TILE, P>::rounds(at)); i++) {
@@ -265,13 +271,15 @@ __device__ __forceinline__ void store_tile(const struct scan &a, const P &at, in
 }
 
 template <class T, int V, int PER, int LANES, int TILE>
-__global__ void __launch_bounds__(SCAN_THREADS, LANES ? 5 : 1) scan_bwd_kernel(const struct scan a, const struct bwd_plan p)
+__global__ void __launch_bounds__(SCAN_THREADS, LANES ? 5 : 1)
+    scan_bwd_kernel(const struct scan a, const struct bwd_plan p)
 {
     const scan_place<PER, LANES> at(a, p.scan);
     DYNAMIC_SHARED(float, bc);
     float *part = bc + TILE * 2 * at.width, *total = part + WARPS * TILE * 2 * at.width;
     scan_bwd_cell *cells = (scan_bwd_cell *)(total + (PER + 2) * SCAN_THREADS);
-    float *work = (float *)a.work, *marks = work + p.marks + (int64_t)blockIdx.x * p.marked * SCAN_THREADS * PER;
+    float *work = (float *)a.work,
+          *marks = work + p.marks + (int64_t)blockIdx.x * p.marked * SCAN_THREADS * PER;
     const float D = at.inside ? ((const float *)a.D.data)[at.c] : 0.0f;
     bwd_state<PER> z;
 
@@ -280,7 +288,8 @@ __global__ void __launch_bounds__(SCAN_THREADS, LANES ? 5 : 1) scan_bwd_kernel(c
         total[k * SCAN_THREADS] = 0;
     for (int k = 0; k < PER; k++)
         z.A2[k] = scan_decay_rate(a, at, k);
-    const float *from = p.scan.segments > 1 ? work + p.scan.add + at.cell(a) * at.width : scan_state_row(a, a.dhT, at.b, at.c);
+    const float *from = p.scan.segments > 1 ? work + p.scan.add + at.cell(a) * at.width
+                                            : scan_state_row(a, a.dhT, at.b, at.c);
     scan_read<PER>(z.dS, at.inside ? from : nullptr, at.n0, a.N);
     for (int64_t chunk = at.last - 1; chunk >= at.first; chunk--) {
         make_marks<T, V, PER, LANES, TILE>(a, p.scan, at, chunk, z.A2, bc, cells, marks);
@@ -297,7 +306,8 @@ __global__ void __launch_bounds__(SCAN_THREADS, LANES ? 5 : 1) scan_bwd_kernel(c
             z.dbias = z.dD = 0;
             for (int i = (n - 1) / MARK; i >= 0; i--) {
                 float S[PER];
-                scan_load<PER>(S, marks + ((tile * (TILE / MARK) + i) * SCAN_THREADS + (int)threadIdx.x) * PER);
+                scan_load<PER>(S,
+                               marks + ((tile * (TILE / MARK) + i) * SCAN_THREADS + (int)threadIdx.x) * PER);
                 float *sums = part + threadIdx.x / 32 * TILE * 2 * at.width;
                 if (resets >> (i * MARK) & 0xff)
                     bwd_tokens<PER, LANES, true>(at, i * MARK, resets, D, S, bc, cells, sums, z);
@@ -361,14 +371,16 @@ static __global__ void scan_bwd_params(const struct scan a, const struct bwd_pla
         dD += work[p.dD + cell];
     }
     if (n < a.N)
-        ((float *)a.dA_log.data)[c * a.dA_log.ld + n] -= da * expf(((const float *)a.A_log.data)[c * a.A_log.ld + n]);
+        ((float *)a.dA_log.data)[c * a.dA_log.ld + n] -=
+            da * expf(((const float *)a.A_log.data)[c * a.A_log.ld + n]);
     if (n == 0) {
         ((float *)a.ddt_bias.data)[c] += dbias;
         ((float *)a.dD.data)[c] += dD;
     }
 }
 
-template <class T, int V, int PER, int LANES, int TILE> static void launch(const struct scan *a, const struct bwd_plan *p)
+template <class T, int V, int PER, int LANES, int TILE>
+static void launch(const struct scan *a, const struct bwd_plan *p)
 {
     const struct scan_plan *s = &p->scan;
     unsigned grid = (unsigned)(s->blocks * a->B * s->segments);
@@ -399,6 +411,7 @@ void cuda_scan_bwd(const struct scan *a)
     if (a->B < 1 || a->T < 1)
         return;
     struct bwd_plan p = make_plan(a);
-    bool fast = scan_is_fast(a) && aligned_rows(&a->dy, 16) && aligned_rows(&a->dx, 16) && aligned_rows(&a->ddt_raw, 16);
+    bool fast = scan_is_fast(a) && aligned_rows(&a->dy, 16) && aligned_rows(&a->dx, 16) &&
+                aligned_rows(&a->ddt_raw, 16);
     SCAN_WITH_KERNEL(a, fast, p.scan, launch<T, V, PER, LANES, TILE>(a, &p));
 }
