@@ -20,13 +20,15 @@ template <class T> __global__ void __launch_bounds__(256) ssd_bwd_prepare(const 
     int64_t b = blockIdx.x / c.tiles, k = blockIdx.x % c.tiles, h0 = (int64_t)blockIdx.y * BLOCK_HEADS;
     struct ssd_tile u = ssd_find_tile(a, c.p, c.first + k);
     int lane = threadIdx.x % 32, warp = threadIdx.x / 32;
-    int last = u.n > 0 ? ssd_begin(a, b, u.t0 + u.n - 1, u.t0) : -1; /* an empty tile leaves the state as it is */
+    /* an empty tile leaves the state as it is */
+    int last = u.n > 0 ? ssd_begin(a, b, u.t0 + u.n - 1, u.t0) : -1;
     float lo = (float)a.dt_min, hi = (float)a.dt_max;
 
     for (int t = warp; t < SSD_TILE; t += 8)
-        raw[t][lane] = t < u.n && h0 + lane < a.H
-                           ? to_float(((const T *)a.dt_raw.data)[(b * a.T + u.t0 + t) * a.dt_raw.ld + h0 + lane])
-                           : 0.0f;
+        raw[t][lane] =
+            t < u.n && h0 + lane < a.H
+                ? to_float(((const T *)a.dt_raw.data)[(b * a.T + u.t0 + t) * a.dt_raw.ld + h0 + lane])
+                : 0.0f;
     __syncthreads();
     for (int i = warp; i < BLOCK_HEADS && h0 + i < a.H; i += 8) {
         int64_t h = h0 + i;
@@ -114,7 +116,8 @@ template <class T> __global__ void __launch_bounds__(256) ssd_bwd_finish(const s
     __syncthreads();
     for (int t = warp; t < u.n; t += 8)
         if (h0 + lane < a.H)
-            ((T *)a.ddt_raw.data)[(b * a.T + u.t0 + t) * a.ddt_raw.ld + h0 + lane] = from_float<T>(out[t][lane]);
+            ((T *)a.ddt_raw.data)[(b * a.T + u.t0 + t) * a.ddt_raw.ld + h0 + lane] =
+                from_float<T>(out[t][lane]);
 }
 
 /* ---- reduce ---- */
@@ -138,7 +141,8 @@ __global__ void __launch_bounds__(256) ssd_bwd_parameters(const struct ssd_bwd c
 
 /* V elements a thread of dB or dC over the slices. grid: [B,tiles], then pieces of its rows */
 template <class T, int V>
-__global__ void __launch_bounds__(256) ssd_bwd_group(const struct ssd_bwd c, const float *part, struct tensor to)
+__global__ void __launch_bounds__(256)
+    ssd_bwd_group(const struct ssd_bwd c, const float *part, struct tensor to)
 {
     int64_t width = c.a.G * c.a.N, stride = c.a.B * c.tiles * SSD_TILE * width;
     int64_t b = blockIdx.x / c.tiles, k = blockIdx.x % c.tiles;
@@ -171,8 +175,9 @@ static bool takes_mma(const struct ssd *a)
 
 static bool is_aligned(const struct ssd *a)
 {
-    return aligned_rows(&a->x, 16) && aligned_rows(&a->dy, 16) && aligned_rows(&a->Bm, 16) && aligned_rows(&a->Cm, 16) &&
-           aligned_rows(&a->dx, 8) && aligned_rows(&a->dBm, 8) && aligned_rows(&a->dCm, 8);
+    return aligned_rows(&a->x, 16) && aligned_rows(&a->dy, 16) && aligned_rows(&a->Bm, 16) &&
+           aligned_rows(&a->Cm, 16) && aligned_rows(&a->dx, 8) && aligned_rows(&a->dBm, 8) &&
+           aligned_rows(&a->dCm, 8);
 }
 
 /* Lays the parts of a span of so many chunks out in work; returns their bytes. */
@@ -252,8 +257,10 @@ template <int P, int N> static void launch_mma(const struct ssd_bwd &c, const st
 {
     unsigned walks = (unsigned)(c.a.B * c.a.H * (1 + c.tiles / c.p.per));
 
-    LAUNCH((ssd_bwd_walk<P, N>), walks, (walk_shape<P, N>::THREADS), (2 * walk_shape<P, N>::STAGE), c, w.from, w.to);
-    LAUNCH((ssd_bwd_tiles<P, N>), (unsigned)(c.a.B * c.tiles * c.a.G * c.slices), 512, (tiles_shape<P, N>::BYTES), c);
+    LAUNCH((ssd_bwd_walk<P, N>), walks, (walk_shape<P, N>::THREADS), (2 * walk_shape<P, N>::STAGE), c, w.from,
+           w.to);
+    LAUNCH((ssd_bwd_tiles<P, N>), (unsigned)(c.a.B * c.tiles * c.a.G * c.slices), 512,
+           (tiles_shape<P, N>::BYTES), c);
 }
 
 static void launch_mma_shape(const struct ssd_bwd &c, const struct walks &w)
@@ -279,20 +286,25 @@ template <class T> static void launch_plain(const struct ssd_bwd &c, const struc
     unsigned walkers = (unsigned)(c.a.B * c.a.H * ceil_div(c.a.P * c.a.N, 256));
     struct tensor none = {};
 
-    LAUNCH((ssd_bwd_walk_plain<T, false>), (unsigned)(walkers * (c.tiles / c.p.per)), 256, 0, c, c.p.per, c.a.states, none);
+    LAUNCH((ssd_bwd_walk_plain<T, false>), (unsigned)(walkers * (c.tiles / c.p.per)), 256, 0, c, c.p.per,
+           c.a.states, none);
     LAUNCH((ssd_bwd_walk_plain<T, true>), walkers, 256, 0, c, c.tiles, w.from, w.to);
-    LAUNCH((ssd_bwd_tiles_plain<T>), (unsigned)(c.a.B * c.tiles * c.a.G * c.slices), 256, ssd_plain_shared(&c.a), c);
+    LAUNCH((ssd_bwd_tiles_plain<T>), (unsigned)(c.a.B * c.tiles * c.a.G * c.slices), 256,
+           ssd_plain_shared(&c.a), c);
 }
 
-template <class T> static void launch_group(const struct ssd_bwd &c, const float *part, const struct tensor &to)
+template <class T>
+static void launch_group(const struct ssd_bwd &c, const float *part, const struct tensor &to)
 {
     int64_t width = c.a.G * c.a.N;
     unsigned slots = (unsigned)(c.a.B * c.tiles);
 
     if (width % 4 == 0 && aligned_rows(&to, 4 * sizeof(T)))
-        LAUNCH((ssd_bwd_group<T, 4>), dim3(slots, (unsigned)ceil_div(SSD_TILE * width, 1024)), 256, 0, c, part, to);
+        LAUNCH((ssd_bwd_group<T, 4>), dim3(slots, (unsigned)ceil_div(SSD_TILE * width, 1024)), 256, 0, c,
+               part, to);
     else
-        LAUNCH((ssd_bwd_group<T, 1>), dim3(slots, (unsigned)ceil_div(SSD_TILE * width, 256)), 256, 0, c, part, to);
+        LAUNCH((ssd_bwd_group<T, 1>), dim3(slots, (unsigned)ceil_div(SSD_TILE * width, 256)), 256, 0, c, part,
+               to);
 }
 
 template <class T> static void launch_span(const struct ssd_bwd &c, const struct walks &w)

@@ -1,13 +1,14 @@
 /* ssd_bwd_mma.cuh - state-space duality, backward: tiles (ssd_bwd.cuh) on tensor cores, for BF16
  * SPDX-License-Identifier: MIT
  *
- * A block of 16 warps per tile and slice; a warp has 16 of the tile's 64 tokens (`strip`) and a quarter of the columns of
- * each product. dB, dC and dCB are summed over the slice's heads in registers. Per head
- *   1 scores [s,t] = x dy^T; with C B^T (made once, kept in registers) and the decays M^T = C B^T d, to shared memory
+ * A block of 16 warps per tile and slice; a warp has 16 of the tile's 64 tokens (`strip`) and a quarter of
+ * the columns of each product. dB, dC and dCB are summed over the slice's heads in registers. Per head
+ *   1 scores [s,t] = x dy^T; with C B^T (made once, kept in registers) and the decays M^T = C B^T d, to
+ *     shared memory
  *   2 dB += f x dS;  dC += e dy S;  dxs = B dS^T
  *   3 after a barrier: dx = dt (tail dxs + M^T dy) + D dy
- * The next head's x, dy, S, dS come meanwhile, where shared memory has room for two. Each is read once: of a token and head
- * 6 P + 4 P N / SSD_TILE bytes with dx written, P 64, N 128: 896.
+ * The next head's x, dy, S, dS come meanwhile, where shared memory has room for two. Each is read once: of a
+ * token and head 6 P + 4 P N / SSD_TILE bytes with dx written, P 64, N 128: 896.
  */
 #ifndef SSM_SSD_BWD_MMA_CUH
 #define SSM_SSD_BWD_MMA_CUH
@@ -18,9 +19,10 @@ namespace {
 
 template <int P, int N> struct tiles_shape {
     enum { LDP = P + 8, LDN = N + 8, LDM = SSD_TILE + 8 };
-    enum { TOKENS = SSD_TILE * LDP, STATE = P * LDN, GROUP = SSD_TILE * LDN, SCORES = SSD_TILE * LDM }; /* elements */
-    enum { STAGE = (2 * TOKENS + 2 * STATE) * 2 + RECORD * SSD_TILE * 4 };                              /* bytes */
-    enum { SUMS = 5 * 4 * SSD_TILE + SSD_TILE + 16 };                                                   /* floats */
+    /* elements, bytes, floats */
+    enum { TOKENS = SSD_TILE * LDP, STATE = P * LDN, GROUP = SSD_TILE * LDN, SCORES = SSD_TILE * LDM };
+    enum { STAGE = (2 * TOKENS + 2 * STATE) * 2 + RECORD * SSD_TILE * 4 };
+    enum { SUMS = 5 * 4 * SSD_TILE + SSD_TILE + 16 };
     enum { FIXED = (2 * GROUP + SCORES) * 2 + 2 * SUMS * 4 + SSD_TILE * 4 };
     enum { STAGES = FIXED + 2 * STAGE <= 227 * 1024 ? 2 : 1, BYTES = FIXED + STAGES * STAGE };
     enum { PAIRS_P = (P / 16 + 3) / 4, PAIRS_N = N / 64 }; /* pairs of 8 columns of a warp */
@@ -33,33 +35,37 @@ enum { LATER, EARLIER, ENTER, LEAVE, GDT };
 
 /* Where the block is. */
 struct tiles_place {
-    int64_t b, k, g, row;   /* row: the tile's first in x, dy, ... */
+    int64_t b, k, g, row; /* row: the tile's first in x, dy, ... */
     int n;
-    int strip, quarter, s0, t; /* this lane's rows of a fragment are s0 and s0 + 8, its columns 2 t and 2 t + 1 */
+    int strip, quarter;
+    int s0, t; /* this lane's rows of a fragment are s0 and s0 + 8, its columns 2 t and 2 t + 1 */
 };
 
 template <int P, int N>
-__device__ __forceinline__ void tiles_copy(const struct ssd_bwd &c, const struct tiles_place &at, unsigned char *stage,
-                                           int64_t h)
+__device__ __forceinline__ void tiles_copy(const struct ssd_bwd &c, const struct tiles_place &at,
+                                           unsigned char *stage, int64_t h)
 {
     typedef tiles_shape<P, N> shape;
     const struct ssd &a = c.a;
     bf16 *X = (bf16 *)stage, *dY = X + shape::TOKENS, *S = dY + shape::TOKENS, *dS = S + shape::STATE;
     int64_t state = ((at.b * c.tiles + at.k) * a.H + h) * (P * N);
 
-    copy_rows<512, SSD_TILE, P>(X, shape::LDP, (const bf16 *)a.x.data + at.row * a.x.ld + h * P, a.x.ld, at.n);
-    copy_rows<512, SSD_TILE, P>(dY, shape::LDP, (const bf16 *)a.dy.data + at.row * a.dy.ld + h * P, a.dy.ld, at.n);
+    copy_rows<512, SSD_TILE, P>(X, shape::LDP, (const bf16 *)a.x.data + at.row * a.x.ld + h * P, a.x.ld,
+                                at.n);
+    copy_rows<512, SSD_TILE, P>(dY, shape::LDP, (const bf16 *)a.dy.data + at.row * a.dy.ld + h * P, a.dy.ld,
+                                at.n);
     copy_rows<512, P, N>(S, shape::LDN, (const bf16 *)c.S + state, N, P);
     copy_rows<512, P, N>(dS, shape::LDN, (const bf16 *)c.dS + state, N, P);
     copy_record<512>((float *)(dS + shape::STATE), ssd_record(c, at.b, at.k, h));
     copy_async_commit();
 }
 
-/* Step 1 for the warp's [16 s, 16 t], which is not wholly above the diagonal: G = x dy^T, M^T, dCB^T, sums of R. */
+/* Step 1 for the warp's [16 s, 16 t], which is not wholly above the diagonal: G = x dy^T, M^T, dCB^T, sums of
+ * R. */
 template <int P>
-__device__ __forceinline__ void tiles_scores(const struct tiles_place &at, const uint32_t (*xf)[4], const bf16 *dY,
-                                             const float *z, const int *sees, const float cb[2][4], float dcb[2][4],
-                                             bf16 *M, int ldm, float *sums)
+__device__ __forceinline__ void
+tiles_scores(const struct tiles_place &at, const uint32_t (*xf)[4], const bf16 *dY, const float *z,
+             const int *sees, const float cb[2][4], float dcb[2][4], bf16 *M, int ldm, float *sums)
 {
     float G[2][4] = {}, row[2] = {}, col[4] = {}, late[4];
     int t0 = 16 * at.quarter, from[4];
@@ -118,7 +124,8 @@ __device__ __forceinline__ void tiles_scores(const struct tiles_place &at, const
 }
 
 /* Two sums over the warp's columns, of rows s0 and s0 + 8, to the quarter's place. */
-__device__ __forceinline__ void tiles_sum(const struct tiles_place &at, float *sums, int which, float v0, float v1)
+__device__ __forceinline__ void tiles_sum(const struct tiles_place &at, float *sums, int which, float v0,
+                                          float v1)
 {
 #pragma unroll
     for (int k = 1; k <= 2; k++) {
@@ -135,11 +142,12 @@ __device__ __forceinline__ void tiles_sum(const struct tiles_place &at, float *s
 /* Two elements that lie beside each other */
 __device__ __forceinline__ uint32_t two_at(const bf16 *p) { return *(const uint32_t *)p; }
 
-/* Step 2 for two products of the same form, d += scale * (a m), a [16,P] of the warp's rows, m [P,N]; what is added is given
- * to use(pair, its two fragments, unscaled). */
+/* Step 2 for two products of the same form, d += scale * (a m), a [16,P] of the warp's rows, m [P,N]; what is
+ * added is given to use(pair, its two fragments, unscaled). */
 template <int P, int N, class Use>
-__device__ __forceinline__ void tiles_product(const struct tiles_place &at, const uint32_t (*av)[4], const bf16 *m,
-                                              float scale0, float scale1, float (*d)[4], Use use)
+__device__ __forceinline__ void tiles_product(const struct tiles_place &at, const uint32_t (*av)[4],
+                                              const bf16 *m, float scale0, float scale1, float (*d)[4],
+                                              Use use)
 {
 #pragma unroll
     for (int j = 0; j < N / 64; j++) {
@@ -160,8 +168,8 @@ __device__ __forceinline__ void tiles_product(const struct tiles_place &at, cons
 
 /* Step 2, dC += e dy S; ENTER[t] = C[t] . this head's part of dC[t] */
 template <int P, int N>
-__device__ __forceinline__ void tiles_queries(const struct tiles_place &at, const bf16 *dY, const bf16 *S, const bf16 *C,
-                                              float e0, float e1, float (*dC)[4], float *sums)
+__device__ __forceinline__ void tiles_queries(const struct tiles_place &at, const bf16 *dY, const bf16 *S,
+                                              const bf16 *C, float e0, float e1, float (*dC)[4], float *sums)
 {
     uint32_t av[P / 16][4];
     float into[2] = {};
@@ -169,7 +177,7 @@ __device__ __forceinline__ void tiles_queries(const struct tiles_place &at, cons
 #pragma unroll
     for (int k = 0; k < P / 16; k++)
         load_a(av[k], dY, P + 8, 16 * at.strip, 16 * k);
-    tiles_product<P, N>(at, av, S, e0, e1, dC, [&](int col, const float (*own)[4]) {
+    tiles_product<P, N>(at, av, S, e0, e1, dC, [&](int col, const float(*own)[4]) {
 #pragma unroll
         for (int i = 0; i < 4; i++) {
             int r = i % 2;
@@ -182,8 +190,9 @@ __device__ __forceinline__ void tiles_queries(const struct tiles_place &at, cons
 
 /* Step 2, dx (so far) = tail B dS; LEAVE[s] = dt[s] tail[s] x[s] . B dS */
 template <int P, int N>
-__device__ __forceinline__ void tiles_leave(const struct tiles_place &at, const bf16 *X, const bf16 *dS, const bf16 *B,
-                                            const float *tail, const float *dt, float (*dx)[2][4], float *sums)
+__device__ __forceinline__ void tiles_leave(const struct tiles_place &at, const bf16 *X, const bf16 *dS,
+                                            const bf16 *B, const float *tail, const float *dt,
+                                            float (*dx)[2][4], float *sums)
 {
     float past[2] = {};
 
@@ -220,8 +229,9 @@ __device__ __forceinline__ void tiles_leave(const struct tiles_place &at, const 
 
 /* Step 3. */
 template <int P, int N>
-__device__ __forceinline__ void tiles_dx(const struct ssd_bwd &c, const struct tiles_place &at, int64_t h, const bf16 *X,
-                                         const bf16 *dY, const bf16 *M, const float *dt, float (*dx)[2][4], float *sums)
+__device__ __forceinline__ void tiles_dx(const struct ssd_bwd &c, const struct tiles_place &at, int64_t h,
+                                         const bf16 *X, const bf16 *dY, const bf16 *M, const float *dt,
+                                         float (*dx)[2][4], float *sums)
 {
     float D = ((const float *)c.a.D.data)[h], gdt[2] = {};
 
@@ -260,8 +270,8 @@ __device__ __forceinline__ void tiles_dx(const struct ssd_bwd &c, const struct t
 }
 
 /* Adds up the quarters' sums of a head, and leaves them in its record. */
-__device__ __forceinline__ void tiles_leave_sums(const struct ssd_bwd &c, const struct tiles_place &at, int64_t h,
-                                                 const float *sums)
+__device__ __forceinline__ void tiles_leave_sums(const struct ssd_bwd &c, const struct tiles_place &at,
+                                                 int64_t h, const float *sums)
 {
     int what = threadIdx.x / SSD_TILE, r = threadIdx.x % SSD_TILE, own = r / 16;
     float *z = ssd_record(c, at.b, at.k, h), v = 0;
@@ -285,8 +295,8 @@ __device__ __forceinline__ void tiles_leave_sums(const struct ssd_bwd &c, const 
     }
 }
 
-/* The warp's part of keep <S, dS>: of each S dS^T [16,16] the diagonal. Twice as many products as needed are cheaper than
- * to unpack the elements. */
+/* The warp's part of keep <S, dS>: of each S dS^T [16,16] the diagonal. Twice as many products as needed are
+ * cheaper than to unpack the elements. */
 template <int P, int N>
 __device__ __forceinline__ void tiles_through(const bf16 *S, const bf16 *dS, float keep, float *sums)
 {
@@ -313,8 +323,9 @@ __device__ __forceinline__ void tiles_through(const bf16 *S, const bf16 *dS, flo
 
 /* After the heads: dC += dCB B, dB += dCB^T C; M: room for dCB^T. */
 template <int P, int N>
-__device__ __forceinline__ void tiles_shared_scores(const struct tiles_place &at, const float dcb[2][4], bf16 *M, const bf16 *B,
-                                                    const bf16 *C, float (*dB)[4], float (*dC)[4])
+__device__ __forceinline__ void tiles_shared_scores(const struct tiles_place &at, const float dcb[2][4],
+                                                    bf16 *M, const bf16 *B, const bf16 *C, float (*dB)[4],
+                                                    float (*dC)[4])
 {
     enum { LDM = tiles_shape<P, N>::LDM };
     uint32_t av[4], bv[4];
@@ -345,8 +356,9 @@ __device__ __forceinline__ void tiles_shared_scores(const struct tiles_place &at
 
 /* dB or dC: the slice's part, or with a single slice the result. */
 template <int N>
-__device__ __forceinline__ void tiles_store(const struct ssd_bwd &c, const struct tiles_place &at, int64_t slice,
-                                            const float (*d)[4], float *part, const struct tensor &out)
+__device__ __forceinline__ void tiles_store(const struct ssd_bwd &c, const struct tiles_place &at,
+                                            int64_t slice, const float (*d)[4], float *part,
+                                            const struct tensor &out)
 {
     int64_t ld = c.a.G * N, rows = ((slice * c.a.B + at.b) * c.tiles + at.k) * SSD_TILE;
 
@@ -357,7 +369,8 @@ __device__ __forceinline__ void tiles_store(const struct ssd_bwd &c, const struc
             int s = at.s0 + 8 * r;
             int64_t col = at.g * N + at.quarter * (N / 4) + 8 * i;
             if (c.slices > 1)
-                *(float2 *)(part + (rows + s) * ld + col + 2 * at.t) = make_float2(d[i][2 * r], d[i][2 * r + 1]);
+                *(float2 *)(part + (rows + s) * ld + col + 2 * at.t) =
+                    make_float2(d[i][2 * r], d[i][2 * r + 1]);
             else if (i % 2 == 0)
                 store_pair((bf16 *)out.data + (at.row + s) * out.ld + col, s < at.n, d + i, r);
         }
@@ -373,7 +386,8 @@ template <int P, int N> __global__ void __launch_bounds__(512, 1) ssd_bwd_tiles(
     struct ssd_tile u = ssd_find_tile(a, c.p, c.first + tile % c.tiles);
     struct tiles_place at;
     int64_t g = blockIdx.x / c.slices % a.G, h0 = g * c.p.rep + slice * c.heads;
-    int heads = (int)min(c.heads, c.p.rep - slice * c.heads), warp = threadIdx.x / 32, lane = threadIdx.x % 32;
+    int heads = (int)min(c.heads, c.p.rep - slice * c.heads), warp = threadIdx.x / 32,
+        lane = threadIdx.x % 32;
     bf16 *B = (bf16 *)shared, *C = B + shape::GROUP, *M = C + shape::GROUP;
     float *sums = (float *)(M + shape::SCORES);
     int *sees = (int *)(sums + 2 * shape::SUMS);
@@ -388,13 +402,16 @@ template <int P, int N> __global__ void __launch_bounds__(512, 1) ssd_bwd_tiles(
     at.row = at.b * a.T + u.t0;
     at.n = u.n;
     at.quarter = warp / 4;
-    at.strip = (warp + (0x9c >> 2 * at.quarter)) % 4; /* so that each scheduler has 2 or 3 warps with scores */
+    at.strip =
+        (warp + (0x9c >> 2 * at.quarter)) % 4; /* so that each scheduler has 2 or 3 warps with scores */
     at.s0 = 16 * at.strip + lane / 4;
     at.t = lane % 4;
     if (threadIdx.x < SSD_TILE)
         sees[threadIdx.x] = ssd_sees_from(c, at.b, u, threadIdx.x);
-    copy_rows<512, SSD_TILE, N>(B, shape::LDN, (const bf16 *)a.Bm.data + at.row * a.Bm.ld + g * N, a.Bm.ld, u.n);
-    copy_rows<512, SSD_TILE, N>(C, shape::LDN, (const bf16 *)a.Cm.data + at.row * a.Cm.ld + g * N, a.Cm.ld, u.n);
+    copy_rows<512, SSD_TILE, N>(B, shape::LDN, (const bf16 *)a.Bm.data + at.row * a.Bm.ld + g * N, a.Bm.ld,
+                                u.n);
+    copy_rows<512, SSD_TILE, N>(C, shape::LDN, (const bf16 *)a.Cm.data + at.row * a.Cm.ld + g * N, a.Cm.ld,
+                                u.n);
     tiles_copy<P, N>(c, at, stages, h0);
     for (int i = 0; i < heads; i++) {
         int64_t h = h0 + i;
@@ -429,7 +446,7 @@ template <int P, int N> __global__ void __launch_bounds__(512, 1) ssd_bwd_tiles(
             load_a(xf[k], X, shape::LDP, 16 * at.strip, 16 * k);
         if (at.quarter >= at.strip)
             tiles_scores<P>(at, xf, dY, z, sees, cb, dcb, M, shape::LDM, own);
-        tiles_product<P, N>(at, xf, dS, dt[0] * tail[0], dt[1] * tail[1], dB, [](int, const float (*)[4]) {});
+        tiles_product<P, N>(at, xf, dS, dt[0] * tail[0], dt[1] * tail[1], dB, [](int, const float(*)[4]) {});
         tiles_queries<P, N>(at, dY, S, C, z[IN * SSD_TILE + at.s0], z[IN * SSD_TILE + at.s0 + 8], dC, own);
         tiles_leave<P, N>(at, X, dS, B, tail, dt, dx, own);
         tiles_through<P, N>(S, dS, z[IN * SSD_TILE + SSD_TILE - 1], own);

@@ -1,5 +1,5 @@
-/* ssd_bwd_plain.cuh - state-space duality, backward: walk and tiles (ssd_bwd.cuh) for floats and for shapes that the
- * tensor cores' kernels do not take; all in float
+/* ssd_bwd_plain.cuh - state-space duality, backward: walk and tiles (ssd_bwd.cuh) for floats and for shapes
+ * that the tensor cores' kernels do not take; all in float
  * SPDX-License-Identifier: MIT
  */
 #ifndef SSM_SSD_BWD_PLAIN_CUH
@@ -11,14 +11,16 @@ namespace {
 
 /* ---- walk: a thread per element of the state [P,N] ---- */
 
-/* A segment of `len` tiles: forward S from a chunk's saved state, or back dS. grid: segments, then [B,H], then parts. */
+/* A segment of `len` tiles: forward S from a chunk's saved state, or back dS. grid: segments, then [B,H],
+ * then parts. */
 template <class T, bool BACK>
-__global__ void __launch_bounds__(256) ssd_bwd_walk_plain(const struct ssd_bwd c, int64_t len, struct tensor from,
-                                                          struct tensor to)
+__global__ void __launch_bounds__(256)
+    ssd_bwd_walk_plain(const struct ssd_bwd c, int64_t len, struct tensor from, struct tensor to)
 {
     const struct ssd &a = c.a;
     const struct tensor &v = BACK ? a.dy : a.x, &m = BACK ? a.Cm : a.Bm;
-    int64_t size = a.P * a.N, parts = (size + 255) / 256, at = blockIdx.x / parts, e = blockIdx.x % parts * 256 + threadIdx.x;
+    int64_t size = a.P * a.N, parts = (size + 255) / 256, at = blockIdx.x / parts,
+            e = blockIdx.x % parts * 256 + threadIdx.x;
     int64_t segment = at / (a.B * a.H), b = at / a.H % a.B, h = at % a.H, row = b * a.H + h, g = h / c.p.rep;
     int64_t p = e / a.N, n = e % a.N;
 
@@ -51,7 +53,8 @@ __global__ void __launch_bounds__(256) ssd_bwd_walk_plain(const struct ssd_bwd c
 enum { PLAIN_ROWS = 8, PLAIN_PAD = SSD_TILE + 1 };
 
 /* acc[i] = sum over k of x(i, k) y(k) for the warp's rows i */
-template <class X, class Y> __device__ __forceinline__ void plain_product(float *acc, int64_t k0, int64_t k1, X x, Y y)
+template <class X, class Y>
+__device__ __forceinline__ void plain_product(float *acc, int64_t k0, int64_t k1, X x, Y y)
 {
     for (int i = 0; i < PLAIN_ROWS; i++)
         acc[i] = 0;
@@ -76,7 +79,8 @@ struct plain_room {
 
 /* M = C B^T d dt and, by (t,s), R; dCB (+)= G d. */
 template <class T>
-__device__ __forceinline__ void plain_scores(const struct ssd_bwd &c, const struct plain_room &m, float *z, bool first)
+__device__ __forceinline__ void plain_scores(const struct ssd_bwd &c, const struct plain_room &m, float *z,
+                                             bool first)
 {
     int64_t P = c.a.P;
     int row = threadIdx.x / 32 * PLAIN_ROWS, lane = threadIdx.x % 32;
@@ -84,13 +88,15 @@ __device__ __forceinline__ void plain_scores(const struct ssd_bwd &c, const stru
     for (int s = lane; s < SSD_TILE; s += 32) {
         float acc[PLAIN_ROWS];
 
-        plain_product(acc, 0, P, [&](int i, int64_t k) { return m.dy[(row + i) * (P + 1) + k]; },
-                      [&](int64_t k) { return m.x[s * (P + 1) + k]; });
+        plain_product(
+            acc, 0, P, [&](int i, int64_t k) { return m.dy[(row + i) * (P + 1) + k]; },
+            [&](int64_t k) { return m.x[s * (P + 1) + k]; });
         for (int i = 0; i < PLAIN_ROWS; i++) {
             int t = row + i, at = t * PLAIN_PAD + s;
             bool see = s <= t && s >= m.sees[t];
             float d = see ? expf((z[CUM * SSD_TILE + t] - z[CUM * SSD_TILE + s]) +
-                                 (z[LOW * SSD_TILE + t] - z[LOW * SSD_TILE + s])) : 0.0f;
+                                 (z[LOW * SSD_TILE + t] - z[LOW * SSD_TILE + s]))
+                          : 0.0f;
             float w = see ? acc[i] * z[DT * SSD_TILE + s] * d : 0.0f;
 
             m.M[at] = see ? m.CB[at] * d : 0.0f;
@@ -102,9 +108,10 @@ __device__ __forceinline__ void plain_scores(const struct ssd_bwd &c, const stru
 
 /* dx of a head, its part of dB, and DIRECT, SKIP and PAST. */
 template <class T>
-__device__ __forceinline__ void plain_keys(const struct ssd_bwd &c, const struct plain_room &m, const struct ssd_tile &u,
-                                           int64_t b, int64_t h, const float *z, const float *dS, float *dB, bool first,
-                                           float *past, float *direct, float *skip)
+__device__ __forceinline__ void plain_keys(const struct ssd_bwd &c, const struct plain_room &m,
+                                           const struct ssd_tile &u, int64_t b, int64_t h, const float *z,
+                                           const float *dS, float *dB, bool first, float *past, float *direct,
+                                           float *skip)
 {
     const struct ssd &a = c.a;
     int64_t P = a.P, N = a.N, g = h / c.p.rep, from = b * a.T + u.t0;
@@ -117,10 +124,13 @@ __device__ __forceinline__ void plain_keys(const struct ssd_bwd &c, const struct
     for (int64_t p = lane; p < P; p += 32) {
         float in[PLAIN_ROWS], out[PLAIN_ROWS];
 
-        plain_product(in, row, SSD_TILE, [&](int i, int64_t k) { return m.M[k * PLAIN_PAD + row + i]; },
-                      [&](int64_t k) { return m.dy[k * (P + 1) + p]; });
-        plain_product(out, 0, N, [&](int i, int64_t k) { return row + i < u.n ? to_float(B[(row + i) * a.Bm.ld + k]) : 0.0f; },
-                      [&](int64_t k) { return dS[p * N + k]; });
+        plain_product(
+            in, row, SSD_TILE, [&](int i, int64_t k) { return m.M[k * PLAIN_PAD + row + i]; },
+            [&](int64_t k) { return m.dy[k * (P + 1) + p]; });
+        plain_product(
+            out, 0, N,
+            [&](int i, int64_t k) { return row + i < u.n ? to_float(B[(row + i) * a.Bm.ld + k]) : 0.0f; },
+            [&](int64_t k) { return dS[p * N + k]; });
         for (int i = 0; i < PLAIN_ROWS; i++) {
             int s = row + i;
             float x = m.x[s * (P + 1) + p], dy = m.dy[s * (P + 1) + p], dt = z[DT * SSD_TILE + s];
@@ -137,10 +147,12 @@ __device__ __forceinline__ void plain_keys(const struct ssd_bwd &c, const struct
     for (int64_t n = lane; n < N; n += 32) {
         float acc[PLAIN_ROWS];
 
-        plain_product(acc, 0, P, [&](int i, int64_t k) { return m.x[(row + i) * (P + 1) + k]; },
-                      [&](int64_t k) { return dS[k * N + n]; });
+        plain_product(
+            acc, 0, P, [&](int i, int64_t k) { return m.x[(row + i) * (P + 1) + k]; },
+            [&](int64_t k) { return dS[k * N + n]; });
         for (int i = 0; i < PLAIN_ROWS; i++) {
-            float *to = dB + (row + i) * a.G * N + n, v = z[DT * SSD_TILE + row + i] * z[TAIL * SSD_TILE + row + i] * acc[i];
+            float *to = dB + (row + i) * a.G * N + n,
+                  v = z[DT * SSD_TILE + row + i] * z[TAIL * SSD_TILE + row + i] * acc[i];
             *to = first ? v : *to + v;
         }
     }
@@ -148,9 +160,9 @@ __device__ __forceinline__ void plain_keys(const struct ssd_bwd &c, const struct
 
 /* A head's part of dC through the state that enters; into: what of it comes from the decay up to t. */
 template <class T>
-__device__ __forceinline__ void plain_queries(const struct ssd_bwd &c, const struct plain_room &m, const struct ssd_tile &u,
-                                              int64_t b, int64_t g, const float *z, const float *S, float *dC, bool first,
-                                              float *into)
+__device__ __forceinline__ void plain_queries(const struct ssd_bwd &c, const struct plain_room &m,
+                                              const struct ssd_tile &u, int64_t b, int64_t g, const float *z,
+                                              const float *S, float *dC, bool first, float *into)
 {
     const struct ssd &a = c.a;
     int64_t P = a.P, N = a.N;
@@ -162,8 +174,9 @@ __device__ __forceinline__ void plain_queries(const struct ssd_bwd &c, const str
     for (int64_t n = lane; n < N; n += 32) {
         float acc[PLAIN_ROWS];
 
-        plain_product(acc, 0, P, [&](int i, int64_t k) { return m.dy[(row + i) * (P + 1) + k]; },
-                      [&](int64_t k) { return S[k * N + n]; });
+        plain_product(
+            acc, 0, P, [&](int i, int64_t k) { return m.dy[(row + i) * (P + 1) + k]; },
+            [&](int64_t k) { return S[k * N + n]; });
         for (int i = 0; i < PLAIN_ROWS; i++) {
             float *to = dC + (row + i) * a.G * N + n, v = z[IN * SSD_TILE + row + i] * acc[i];
 
@@ -177,7 +190,8 @@ __device__ __forceinline__ void plain_queries(const struct ssd_bwd &c, const str
 /* dC += dCB B and dB += dCB^T C, once for all heads of the slice. */
 template <class T>
 __device__ __forceinline__ void plain_shared_scores(const struct ssd_bwd &c, const struct plain_room &m,
-                                                    const struct ssd_tile &u, int64_t b, int64_t g, float *dB, float *dC)
+                                                    const struct ssd_tile &u, int64_t b, int64_t g, float *dB,
+                                                    float *dC)
 {
     const struct ssd &a = c.a;
     int row = threadIdx.x / 32 * PLAIN_ROWS, lane = threadIdx.x % 32;
@@ -187,21 +201,24 @@ __device__ __forceinline__ void plain_shared_scores(const struct ssd_bwd &c, con
     for (int64_t n = lane; n < a.N; n += 32) {
         float acc[PLAIN_ROWS];
 
-        plain_product(acc, 0, min(u.n, row + PLAIN_ROWS), [&](int i, int64_t k) { return m.dCB[(row + i) * PLAIN_PAD + k]; },
-                      [&](int64_t k) { return to_float(B[k * a.Bm.ld + n]); });
+        plain_product(
+            acc, 0, min(u.n, row + PLAIN_ROWS),
+            [&](int i, int64_t k) { return m.dCB[(row + i) * PLAIN_PAD + k]; },
+            [&](int64_t k) { return to_float(B[k * a.Bm.ld + n]); });
         for (int i = 0; i < PLAIN_ROWS; i++)
             dC[(row + i) * a.G * a.N + n] += acc[i];
-        plain_product(acc, row, u.n, [&](int i, int64_t k) { return m.dCB[k * PLAIN_PAD + row + i]; },
-                      [&](int64_t k) { return to_float(C[k * a.Cm.ld + n]); });
+        plain_product(
+            acc, row, u.n, [&](int i, int64_t k) { return m.dCB[k * PLAIN_PAD + row + i]; },
+            [&](int64_t k) { return to_float(C[k * a.Cm.ld + n]); });
         for (int i = 0; i < PLAIN_ROWS; i++)
             dB[(row + i) * a.G * a.N + n] += acc[i];
     }
 }
 
-/* d(dt a)[j] = sum of R[t,s] over s < j <= t, + into of later tokens, + past of earlier ones, + through; written over
- * CUM. Never a difference of two sums, which cancels. */
-__device__ __forceinline__ void plain_decay(const struct plain_room &m, float *z, const float *into, const float *past,
-                                            float through)
+/* d(dt a)[j] = sum of R[t,s] over s < j <= t, + into of later tokens, + past of earlier ones, + through;
+ * written over CUM. Never a difference of two sums, which cancels. */
+__device__ __forceinline__ void plain_decay(const struct plain_room &m, float *z, const float *into,
+                                            const float *past, float through)
 {
     int j = threadIdx.x;
 
@@ -235,8 +252,13 @@ template <class T> __global__ void __launch_bounds__(256) ssd_bwd_tiles_plain(co
     int64_t part = ((slice * a.B + b) * c.tiles + k) * SSD_TILE * a.G * N + g * N, from = b * a.T + u.t0;
     float *dB = c.dB + part, *dC = c.dC + part;
     int tid = threadIdx.x, row = tid / 32 * PLAIN_ROWS, lane = tid % 32, size = SSD_TILE * PLAIN_PAD;
-    struct plain_room m = { shared, shared + size, shared + 2 * size, shared + 3 * size, shared + 4 * size,
-                            shared + 5 * size, shared + 5 * size + SSD_TILE * (P + 1),
+    struct plain_room m = { shared,
+                            shared + size,
+                            shared + 2 * size,
+                            shared + 3 * size,
+                            shared + 4 * size,
+                            shared + 5 * size,
+                            shared + 5 * size + SSD_TILE * (P + 1),
                             (int *)(shared + 5 * size + 2 * SSD_TILE * (P + 1)) };
 
     if (u.n == 0)
@@ -248,9 +270,10 @@ template <class T> __global__ void __launch_bounds__(256) ssd_bwd_tiles_plain(co
         const T *C = (const T *)a.Cm.data + (from + row) * a.Cm.ld + g * N;
         float acc[PLAIN_ROWS];
 
-        plain_product(acc, 0, s < u.n ? N : 0,
-                      [&](int i, int64_t n) { return row + i < u.n ? to_float(C[i * a.Cm.ld + n]) : 0.0f; },
-                      [&](int64_t n) { return to_float(B[n]); });
+        plain_product(
+            acc, 0, s < u.n ? N : 0,
+            [&](int i, int64_t n) { return row + i < u.n ? to_float(C[i * a.Cm.ld + n]) : 0.0f; },
+            [&](int64_t n) { return to_float(B[n]); });
         for (int i = 0; i < PLAIN_ROWS; i++)
             m.CB[(row + i) * PLAIN_PAD + s] = acc[i];
     }
@@ -263,8 +286,10 @@ template <class T> __global__ void __launch_bounds__(256) ssd_bwd_tiles_plain(co
         __syncthreads();
         for (int64_t e = tid; e < SSD_TILE * P; e += 256) {
             int64_t t = e / P, p = e % P;
-            m.x[t * (P + 1) + p] = t < u.n ? to_float(((const T *)a.x.data)[(from + t) * a.x.ld + h * P + p]) : 0.0f;
-            m.dy[t * (P + 1) + p] = t < u.n ? to_float(((const T *)a.dy.data)[(from + t) * a.dy.ld + h * P + p]) : 0.0f;
+            m.x[t * (P + 1) + p] =
+                t < u.n ? to_float(((const T *)a.x.data)[(from + t) * a.x.ld + h * P + p]) : 0.0f;
+            m.dy[t * (P + 1) + p] =
+                t < u.n ? to_float(((const T *)a.dy.data)[(from + t) * a.dy.ld + h * P + p]) : 0.0f;
         }
         for (int64_t e = tid; keep != 0.0f && e < P * N; e += 256)
             through += S[e] * dS[e];

@@ -8,7 +8,7 @@
 
 namespace {
 
-/* ---- fragments from matrices in shared memory whose rows are ld elements apart (device.cuh has the layouts) ---- */
+/* ---- fragments (device.cuh has the layouts) from matrices in shared memory, rows ld elements apart ---- */
 
 /* A [16,16] at (row, col); trans: the matrix holds the transposed, A(i, k) at (row + k, col + i) */
 __device__ __forceinline__ void load_a(uint32_t a[4], const bf16 *m, int ld, int row, int col)
@@ -21,7 +21,7 @@ __device__ __forceinline__ void load_a_trans(uint32_t a[4], const bf16 *m, int l
     int lane = threadIdx.x % 32;
     ldmatrix4_trans(a, m + (row + lane / 16 * 8 + lane % 8) * ld + col + lane / 8 % 2 * 8);
 }
-/* Two B [16,8], side by side: b, b + 2; B(k, n) at (row + k, col + n), or transposed, at (row + n, col + k) */
+/* Two B [16,8] side by side, b and b + 2; B(k, n) at (row + k, col + n); trans: at (row + n, col + k) */
 __device__ __forceinline__ void load_b(uint32_t b[4], const bf16 *m, int ld, int row, int col)
 {
     int lane = threadIdx.x % 32;
@@ -61,8 +61,8 @@ __device__ __forceinline__ void quad_transpose(uint32_t w[4])
     }
 }
 
-/* The warp's rows g (half 0) or g+8 (half 1) of a pair of D fragments [16,16], 8 bytes a lane; p: column 0 of this lane's
- * row. All lanes call. */
+/* The warp's rows g (half 0) or g+8 (half 1) of a pair of D fragments [16,16], 8 bytes a lane; p: column 0 of
+ * this lane's row. All lanes call. */
 __device__ __forceinline__ void store_pair(bf16 *p, bool valid, const float d[2][4], int half)
 {
     int t = threadIdx.x % 4;
@@ -70,7 +70,8 @@ __device__ __forceinline__ void store_pair(bf16 *p, bool valid, const float d[2]
     uint32_t got = __shfl_xor_sync(0xffffffffu, t & 1 ? w0 : w1, 1);
 
     if (valid)
-        store_pack<uint32_t, 2>((uint32_t *)(p + t % 2 * 8 + t / 2 * 4), { { t & 1 ? got : w0, t & 1 ? w1 : got } });
+        store_pack<uint32_t, 2>((uint32_t *)(p + t % 2 * 8 + t / 2 * 4),
+                                { { t & 1 ? got : w0, t & 1 ? w1 : got } });
 }
 
 /* ---- copies in the background ---- */
