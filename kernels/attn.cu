@@ -1,19 +1,19 @@
 /* attn.cu - causal attention forward, bf16 products
  * SPDX-License-Identifier: MIT
  *
- * FlashAttention-2 (Dao 2023, alg. 1): a block owns a tile of queries of one head and runs over the tiles of keys
- * that any of them sees. A warp owns 16 MT rows of the tile: its scores and its output never leave its registers, and
- * the accumulators of the scores are the operand of the second product as they lie. Keys and values come in the
- * background, one tile ahead. Tiles that a warp sees wholly are not masked; those that it does not see are passed
- * over. Exponentials are powers of 2: the score's factor has log2 e in it. Last tiles of queries, the
- * longest, begin first.
+ * FlashAttention-2 (Dao 2023, alg. 1): a block owns a tile of queries of one head and runs over the tiles
+ * of keys that any of them sees. A warp owns 16 MT rows of the tile: its scores and its output never leave
+ * its registers, and the accumulators of the scores are the operand of the second product as they lie.
+ * Keys and values come in the background, one tile ahead. Tiles that a warp sees wholly are not masked;
+ * those that it does not see are passed over. Exponentials are powers of 2: the score's factor has log2 e
+ * in it. Last tiles of queries, the longest, begin first.
  */
 #include "attn.cuh"
 
 /* Masks, exponentiates in base 2 and sums the scores of a warp; the output fades where the maximum grew. */
 template <int HD, int MT, int NT>
-__device__ __forceinline__ void softmax_tile(float (*s)[NT][4], float (*o)[HD / 8][4], float (*top)[2], float (*sum)[2],
-                                             float factor)
+__device__ __forceinline__ void softmax_tile(float (*s)[NT][4], float (*o)[HD / 8][4], float (*top)[2],
+                                             float (*sum)[2], float factor)
 {
     float fade[MT][2];
     bool grew = false;
@@ -76,8 +76,8 @@ template <int HD, int MT, int WARPS, int BN>
 __global__ void __launch_bounds__(WARPS * 32) attn_fwd_kernel(const struct attn a, bool wide, bool wide_o)
 {
     constexpr int BM = MT * 16 * WARPS, THREADS = WARPS * 32, NT = BN / 8, TILE = BN * HD;
-    DYNAMIC_SHARED(bf16, qs);       /* [BM,HD] */
-    bf16 *kv = qs + BM * HD;        /* [2 tiles under way][k, v][BN,HD] */
+    DYNAMIC_SHARED(bf16, qs); /* [BM,HD] */
+    bf16 *kv = qs + BM * HD;  /* [2 tiles under way][k, v][BN,HD] */
     const int lane = threadIdx.x % 32, warp = threadIdx.x / 32;
     const int heads = (int)(a.B * a.Hq), T = (int)a.T, q0 = (int)a.q0, hd = (int)a.hd;
     const int bh = blockIdx.x % heads, b = bh / (int)a.Hq, h = bh % (int)a.Hq, g = h / (int)(a.Hq / a.Hkv);
@@ -93,8 +93,8 @@ __global__ void __launch_bounds__(WARPS * 32) attn_fwd_kernel(const struct attn 
     float o[MT][HD / 8][4], top[MT][2], sum[MT][2];
     int lo[MT][2];
 
-    load_tile<BM, HD, THREADS>(qs, (const bf16 *)a.q.data + ((int64_t)b * T + t0) * a.q.ld + h * hd, a.q.ld, T - t0,
-                               hd, wide);
+    load_tile<BM, HD, THREADS>(qs, (const bf16 *)a.q.data + ((int64_t)b * T + t0) * a.q.ld + h * hd, a.q.ld,
+                               T - t0, hd, wide);
     load_tile<BN, HD, THREADS>(kv, k + begin * a.k.ld, a.k.ld, (int)a.S - begin, hd, wide);
     load_tile<BN, HD, THREADS>(kv + TILE, v + begin * a.v.ld, a.v.ld, (int)a.S - begin, hd, wide);
     copy_async_commit();
@@ -122,7 +122,8 @@ __global__ void __launch_bounds__(WARPS * 32) attn_fwd_kernel(const struct attn 
             bf16 *to = kv + (at ^ 1) * 2 * TILE;
 
             load_tile<BN, HD, THREADS>(to, k + (k0 + BN) * a.k.ld, a.k.ld, (int)a.S - k0 - BN, hd, wide);
-            load_tile<BN, HD, THREADS>(to + TILE, v + (k0 + BN) * a.v.ld, a.v.ld, (int)a.S - k0 - BN, hd, wide);
+            load_tile<BN, HD, THREADS>(to + TILE, v + (k0 + BN) * a.v.ld, a.v.ld, (int)a.S - k0 - BN, hd,
+                                       wide);
         }
         copy_async_commit();
         if (k0 > w_last || k0 + BN <= w_first)
@@ -163,7 +164,8 @@ __global__ void __launch_bounds__(WARPS * 32) attn_fwd_kernel(const struct attn 
         __syncwarp();
         put_rows<HD>(rows, o[i], 1.0f / sum[i][0], 1.0f / sum[i][1]);
         __syncwarp();
-        store_rows<HD>((bf16 *)a.o.data + ((int64_t)b * T + t) * a.o.ld + h * hd, a.o.ld, rows, T - t, hd, wide_o);
+        store_rows<HD>((bf16 *)a.o.data + ((int64_t)b * T + t) * a.o.ld + h * hd, a.o.ld, rows, T - t, hd,
+                       wide_o);
     }
 }
 

@@ -1,9 +1,9 @@
 /* attn.cuh - what the attention kernels share: which keys a query sees, tiles of bf16 in shared memory
  * SPDX-License-Identifier: MIT
  *
- * A tile is ROWS x HD in shared memory, HD the head dim padded with zeros to 64, 128 or 256. Its rows are cut into
- * chunks of 16 bytes, and chunk c of row r lies at c ^ (r % 8): the eight rows that ldmatrix reads at once
- * then lie in eight different groups of banks.
+ * A tile is ROWS x HD in shared memory, HD the head dim padded with zeros to 64, 128 or 256. Its rows are
+ * cut into chunks of 16 bytes, and chunk c of row r lies at c ^ (r % 8): the eight rows that ldmatrix
+ * reads at once then lie in eight different groups of banks.
  */
 #ifndef SSM_ATTN_CUH
 #define SSM_ATTN_CUH
@@ -12,8 +12,9 @@
 
 constexpr float LOG2E = 1.44269504088896341f, LN2 = 0.693147180559945309f;
 
-/* The part of `work` that the backward pass uses, in floats: delta [B,Hq,T], then the parts of dk and dv where the query
- * heads of a key head are shared out between `splits` blocks: [splits][2][B,room,Hkv*hd], for the keys from `first` on. */
+/* The part of `work` that the backward pass uses, in floats: delta [B,Hq,T], then the parts of dk and dv
+ * where the query heads of a key head are shared out between `splits` blocks: [splits][2][B,room,Hkv*hd],
+ * for the keys from `first` on. */
 constexpr int KEYS = 128; /* keys of a block of the pass for dk, dv */
 struct attn_plan {
     int64_t first, blocks, room, splits, delta, total;
@@ -100,7 +101,8 @@ __device__ __forceinline__ float tanh_fast(float x)
 
 /* ---- tiles of bf16 ---- */
 
-/* `rows` rows of hd columns, the rest of the tile zero. In the background when wide: the caller commits and waits. */
+/* `rows` rows of hd columns, the rest of the tile zero. In the background when wide: the caller commits
+ * and waits. */
 template <int ROWS, int HD, int THREADS>
 __device__ __forceinline__ void load_tile(bf16 *dst, const bf16 *src, int64_t ld, int rows, int hd, bool wide)
 {
@@ -127,7 +129,8 @@ __device__ __forceinline__ void load_tile(bf16 *dst, const bf16 *src, int64_t ld
 
 /* 16 rows of a tile, those of one warp, to memory. */
 template <int HD>
-__device__ __forceinline__ void store_rows(bf16 *dst, int64_t ld, const bf16 *tile, int rows, int hd, bool wide)
+__device__ __forceinline__ void store_rows(bf16 *dst, int64_t ld, const bf16 *tile, int rows, int hd,
+                                           bool wide)
 {
     constexpr int CHUNKS = HD / 8;
 
@@ -143,8 +146,8 @@ __device__ __forceinline__ void store_rows(bf16 *dst, int64_t ld, const bf16 *ti
     }
 }
 
-/* Where this lane points ldmatrix to: for A operands [m][k] and for B operands [k][n] (_trans) at 16 rows, and for B
- * operands [n][k]; 16 columns further is ^ 16. The tile's rows begin at a multiple of 16. */
+/* Where this lane points ldmatrix to: for A operands [m][k] and for B operands [k][n] (_trans) at 16 rows,
+ * and for B operands [n][k]; 16 columns further is ^ 16. The tile's rows begin at a multiple of 16. */
 template <int HD> __device__ __forceinline__ int lane_offset()
 {
     int lane = threadIdx.x % 32;

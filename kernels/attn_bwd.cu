@@ -2,23 +2,25 @@
  * SPDX-License-Identifier: MIT
  *
  * With p = exp(score - lse), ds = p (do v^T - delta) f', delta = rowsum(do o):
- *   dv = p^T do,  dk = scale ds^T q   a block owns KEYS keys of one key head and runs over the tiles of queries that see
- *                                     them, query head by query head: sums over heads have one order
+ *   dv = p^T do,  dk = scale ds^T q   a block owns KEYS keys of one key head and runs over the tiles of queries
+ *                                     that see them, query head by query head: their sum has one order
  *   dq = scale ds k                   a block owns a tile of queries and runs over tiles of keys
- * Scores are made in both (7 products, where one pass that adds to dq in memory would have 5): so nothing is added to by two
- * blocks. The first holds scores transposed, [key][query]: in both passes the accumulators of p and ds are
- * operands of the next product as they lie. A warp owns 16 rows of the block's.
+ * Scores are made in both (7 products, where one pass that adds to dq in memory would have 5): so nothing is
+ * added to by two blocks. The first holds scores transposed, [key][query]: in both passes the accumulators of
+ * p and ds are operands of the next product as they lie. A warp owns 16 or 32 rows of the block's.
  *
- * Where key heads and keys are too few to fill a device, `splits` blocks share the query heads of a key head; their parts are
- * added in order by a third kernel.
+ * Where key heads and keys are too few to fill a device, `splits` blocks share the query heads of a key
+ * head; their parts are added in order by a third kernel.
  */
 #include "attn.cuh"
 
-constexpr int ENOUGH = 396; /* blocks that fill a device three times: the last, short ones then even out the rest */
+/* blocks that fill a device three times: the last, short ones then even out the rest */
+constexpr int ENOUGH = 396;
 
 static int64_t at_most(int64_t a, int64_t b) { return a < b ? a : b; }
 
-/* For every plan of as many or fewer rows or keys the total is no larger: a caller may reserve for the longest. */
+/* For every plan of as many or fewer rows or keys the total is no larger: a caller may reserve for the
+ * longest. */
 static struct attn_plan make_plan(const struct attn *a)
 {
     struct attn_plan p;
@@ -44,11 +46,13 @@ size_t cuda_attn_work(const struct attn *a)
 }
 
 /* delta [B,Hq,T]: 8 lanes a row of a head */
-template <class T, int N> __global__ void __launch_bounds__(256) attn_delta_kernel(const struct attn a, float *delta)
+template <class T, int N>
+__global__ void __launch_bounds__(256) attn_delta_kernel(const struct attn a, float *delta)
 {
     int64_t i = ((int64_t)blockIdx.x * 256 + threadIdx.x) / 8, rows = a.B * a.T * a.Hq;
     int64_t m = min(i, rows - 1) / a.Hq, h = min(i, rows - 1) % a.Hq;
-    const T *o = (const T *)a.o.data + m * a.o.ld + h * a.hd, *d = (const T *)a.dout.data + m * a.dout.ld + h * a.hd;
+    const T *o = (const T *)a.o.data + m * a.o.ld + h * a.hd,
+            *d = (const T *)a.dout.data + m * a.dout.ld + h * a.hd;
     float sum = 0;
 
     UNROLL
@@ -108,16 +112,18 @@ struct scores {
     }
 };
 
-/* What the queries of the lane's part of 8 columns have saved: lse in base 2 and delta, of two rows or of two columns. */
+/* What the queries of the lane's part of 8 columns have saved: lse in base 2 and delta, of two rows or of
+ * two columns. */
 struct saved {
     float lse[2], delta[2];
 };
 
-/* s [16, 8 NT] products q k^T become p, and ds (products do v^T) p (ds - delta) f'; get(j) is what was saved for columns
- * 8j.., element e having entry by(e). Then both are 0 where seen(j, e) says that the query does not see the key. */
+/* s [16, 8 NT] products q k^T become p, and ds (products do v^T) p (ds - delta) f'; get(j) is what was
+ * saved for columns 8j.., element e having entry by(e). Then both are 0 where seen(j, e) says that the
+ * query does not see the key. */
 template <int NT, bool DS, class Get, class By, class Seen>
-__device__ __forceinline__ void backward_tile(float (*s)[4], float (*ds)[4], const scores &f, bool all, Get get, By by,
-                                              Seen seen)
+__device__ __forceinline__ void backward_tile(float (*s)[4], float (*ds)[4], const scores &f, bool all,
+                                              Get get, By by, Seen seen)
 {
     if (f.cap > 0) {
         UNROLL
@@ -153,7 +159,8 @@ __device__ __forceinline__ void backward_tile(float (*s)[4], float (*ds)[4], con
 
         UNROLL
         for (int e = 0; e < 4; e++)
-            if (!seen(j, e)) { /* the NaN of a query counts for all keys of a tile, as exp(-inf - lse) would; a key's does not */
+            /* the NaN of a query counts for all keys of a tile, as exp(-inf - lse) would; a key's does not */
+            if (!seen(j, e)) {
                 s[j][e] = w.lse[by(e)] * 0.0f;
                 if (DS)
                     ds[j][e] = s[j][e];
@@ -170,11 +177,12 @@ struct keys_rows {
     int part, key, b, g, split; /* row of a part, key, whose */
 };
 
-/* 16 rows of dk (i = 0) or dv times a factor: to the gradient, through `rows` in shared memory, which the warp owns; or to the
- * parts, [splits][2][B,room,Hkv*hd] */
+/* 16 rows of dk (i = 0) or dv times a factor: to the gradient, through `rows` in shared memory, which the
+ * warp owns; or to the parts, [splits][2][B,room,Hkv*hd] */
 template <int HD>
-__device__ __forceinline__ void put_keys(const struct attn &a, const struct attn_plan &p, float *parts, const keys_rows &at,
-                                         int i, const float (*d)[4], float factor, bf16 *rows, bool wide)
+__device__ __forceinline__ void put_keys(const struct attn &a, const struct attn_plan &p, float *parts,
+                                         const keys_rows &at, int i, const float (*d)[4], float factor,
+                                         bf16 *rows, bool wide)
 {
     const struct tensor &to = i ? a.dv : a.dk;
     const int lane = threadIdx.x % 32, hd = (int)a.hd;
@@ -183,8 +191,8 @@ __device__ __forceinline__ void put_keys(const struct attn &a, const struct attn
         __syncwarp();
         put_rows<HD>(rows, d, factor, factor);
         __syncwarp();
-        store_rows<HD>((bf16 *)to.data + (at.b * a.Smax + at.key) * to.ld + at.g * hd, to.ld, rows, (int)a.S - at.key, hd,
-                       wide);
+        store_rows<HD>((bf16 *)to.data + (at.b * a.Smax + at.key) * to.ld + at.g * hd, to.ld, rows,
+                       (int)a.S - at.key, hd, wide);
         return;
     }
     parts += (((int64_t)at.split * 2 + i) * a.B + at.b) * p.room * a.Hkv * hd + at.g * hd;
@@ -208,19 +216,24 @@ template <int BM> struct query_stats {
 };
 
 template <int HD, int MT, int WARPS, int BM, int WHAT>
-__global__ void __launch_bounds__(WARPS * 32) attn_keys_kernel(const struct attn a, const struct attn_plan p,
-                                                               const float *delta, float *parts, bool wide, bool wide_out)
+__global__ void __launch_bounds__(WARPS * 32)
+    attn_keys_kernel(const struct attn a, const struct attn_plan p, const float *delta, float *parts,
+                     bool wide, bool wide_out)
 {
-    constexpr int NT = BM / 8, TILE = BM * HD, THREADS = WARPS * 32, NK = WHAT & DK ? HD / 8 : 1, NV = WHAT & DV ? HD / 8 : 1;
-    static_assert(KEYS == 16 * MT * WARPS && BM <= THREADS, "a warp has 16 MT keys, a thread one query's stats");
-    DYNAMIC_SHARED(bf16, ks);          /* [KEYS,HD] */
-    bf16 *vs = ks + KEYS * HD;         /* [KEYS,HD], with DK only */
+    constexpr int NT = BM / 8, TILE = BM * HD, THREADS = WARPS * 32, NK = WHAT & DK ? HD / 8 : 1,
+                  NV = WHAT & DV ? HD / 8 : 1;
+    static_assert(KEYS == 16 * MT * WARPS && BM <= THREADS,
+                  "a warp has 16 MT keys, a thread one query's stats");
+    DYNAMIC_SHARED(bf16, ks);                    /* [KEYS,HD] */
+    bf16 *vs = ks + KEYS * HD;                   /* [KEYS,HD], with DK only */
     bf16 *qd = vs + (WHAT & DK ? KEYS * HD : 0); /* [2 tiles under way][q, do][BM,HD] */
     __shared__ query_stats<BM> stats[2];
     const int lane = threadIdx.x % 32, warp = threadIdx.x / 32;
     const int splits = (int)p.splits, jobs = (int)(a.B * a.Hkv) * splits;
-    const int split = blockIdx.x % splits, bg = blockIdx.x % jobs / splits, b = bg / (int)a.Hkv, g = bg % (int)a.Hkv;
-    const int rep = (int)(a.Hq / a.Hkv), h0 = g * rep + rep * split / splits, h1 = g * rep + rep * (split + 1) / splits;
+    const int split = blockIdx.x % splits, bg = blockIdx.x % jobs / splits, b = bg / (int)a.Hkv,
+              g = bg % (int)a.Hkv;
+    const int rep = (int)(a.Hq / a.Hkv), h0 = g * rep + rep * split / splits,
+              h1 = g * rep + rep * (split + 1) / splits;
     const int k0 = (int)p.first + blockIdx.x / jobs * KEYS, kw = k0 + warp * 16 * MT, left = (int)a.S - k0;
     const int T = (int)a.T, q0 = (int)a.q0, hd = (int)a.hd;
     const scores f(a);
@@ -234,9 +247,10 @@ __global__ void __launch_bounds__(WARPS * 32) attn_keys_kernel(const struct attn
         int64_t row = (int64_t)b * T + t;
         bf16 *to = qd + n % 2 * 2 * TILE;
 
-        load_tile<BM, HD, THREADS>(to, (const bf16 *)a.q.data + row * a.q.ld + h * hd, a.q.ld, T - t, hd, wide);
-        load_tile<BM, HD, THREADS>(to + TILE, (const bf16 *)a.dout.data + row * a.dout.ld + h * hd, a.dout.ld, T - t, hd,
+        load_tile<BM, HD, THREADS>(to, (const bf16 *)a.q.data + row * a.q.ld + h * hd, a.q.ld, T - t, hd,
                                    wide);
+        load_tile<BM, HD, THREADS>(to + TILE, (const bf16 *)a.dout.data + row * a.dout.ld + h * hd, a.dout.ld,
+                                   T - t, hd, wide);
         if (threadIdx.x < BM) {
             int mine = t + threadIdx.x;
             int64_t i = ((int64_t)b * a.Hq + h) * T + min(mine, T - 1);
@@ -269,10 +283,11 @@ __global__ void __launch_bounds__(WARPS * 32) attn_keys_kernel(const struct attn
     t = at[0];
     count = at[1] > at[0] ? (at[1] - at[0] + BM - 1) / BM * (h1 - h0) : 0;
     if (count > 0) {
-        load_tile<KEYS, HD, THREADS>(ks, (const bf16 *)a.k.data + (b * a.Smax + k0) * a.k.ld + g * hd, a.k.ld, left, hd, wide);
+        load_tile<KEYS, HD, THREADS>(ks, (const bf16 *)a.k.data + (b * a.Smax + k0) * a.k.ld + g * hd, a.k.ld,
+                                     left, hd, wide);
         if (WHAT & DK)
-            load_tile<KEYS, HD, THREADS>(vs, (const bf16 *)a.v.data + (b * a.Smax + k0) * a.v.ld + g * hd, a.v.ld, left, hd,
-                                         wide);
+            load_tile<KEYS, HD, THREADS>(vs, (const bf16 *)a.v.data + (b * a.Smax + k0) * a.v.ld + g * hd,
+                                         a.v.ld, left, hd, wide);
         load(0);
         put_stats(0);
     }
@@ -330,19 +345,21 @@ __global__ void __launch_bounds__(WARPS * 32) attn_keys_kernel(const struct attn
         keys_rows out = { (int)(kw - p.first) + i * 16, kw + i * 16, b, g, split };
 
         if constexpr ((WHAT & DK) != 0)
-            put_keys<HD>(a, p, parts, out, 0, dk[i], (float)a.scale, ks + (warp * MT + i) * 16 * HD, wide_out);
+            put_keys<HD>(a, p, parts, out, 0, dk[i], (float)a.scale, ks + (warp * MT + i) * 16 * HD,
+                         wide_out);
         if constexpr ((WHAT & DV) != 0)
             put_keys<HD>(a, p, parts, out, 1, dv[i], 1.0f, ks + (warp * MT + i) * 16 * HD, wide_out);
     }
 }
 
-/* Keys before `first` have no gradient; those behind it the sum of their parts, if there are any. Two tensors, a row of
- * one of them for a block. */
+/* Keys before `first` have no gradient; those behind it the sum of their parts, if there are any. Two
+ * tensors, a row of one of them for a block. */
 template <class T>
-__global__ void __launch_bounds__(256) attn_parts_kernel(const struct attn a, const struct attn_plan p, const float *parts,
-                                                         int64_t rows)
+__global__ void __launch_bounds__(256)
+    attn_parts_kernel(const struct attn a, const struct attn_plan p, const float *parts, int64_t rows)
 {
-    int64_t width = a.Hkv * a.hd, each = a.B * p.room * width, b = blockIdx.x / 2 / rows, key = blockIdx.x / 2 % rows;
+    int64_t width = a.Hkv * a.hd, each = a.B * p.room * width, b = blockIdx.x / 2 / rows,
+            key = blockIdx.x / 2 % rows;
     int i = blockIdx.x % 2;
     T *to = i ? (T *)a.dv.data + (b * a.Smax + key) * a.dv.ld : (T *)a.dk.data + (b * a.Smax + key) * a.dk.ld;
 
@@ -361,21 +378,21 @@ static void launch_keys(const struct attn &a, const struct attn_plan &p, const f
     constexpr int WARPS = KEYS / 16 / MT;
     bool wide = attn_wide(&a, &a.q) && attn_wide(&a, &a.k) && attn_wide(&a, &a.v) && attn_wide(&a, &a.dout);
 
-    LAUNCH((attn_keys_kernel<HD, MT, WARPS, BM, WHAT>), (unsigned)(p.blocks * a.B * a.Hkv * p.splits), WARPS * 32,
-           (KEYS * (WHAT & DK ? 2 : 1) + 4 * BM) * HD * sizeof(bf16), a, p, delta, parts, wide,
+    LAUNCH((attn_keys_kernel<HD, MT, WARPS, BM, WHAT>), (unsigned)(p.blocks * a.B * a.Hkv * p.splits),
+           WARPS * 32, (KEYS * (WHAT & DK ? 2 : 1) + 4 * BM) * HD * sizeof(bf16), a, p, delta, parts, wide,
            attn_wide(&a, &a.dk) && attn_wide(&a, &a.dv));
 }
 
 /* ---- dq ---- */
 
 template <int HD, int MT, int WARPS, int BN>
-__global__ void __launch_bounds__(WARPS * 32) attn_queries_kernel(const struct attn a, const float *delta, bool wide,
-                                                                  bool wide_out)
+__global__ void __launch_bounds__(WARPS * 32)
+    attn_queries_kernel(const struct attn a, const float *delta, bool wide, bool wide_out)
 {
     constexpr int NT = BN / 8, TILE = BN * HD, THREADS = WARPS * 32, BM = 16 * MT * WARPS;
-    DYNAMIC_SHARED(bf16, qs);          /* [BM,HD] */
-    bf16 *gs = qs + BM * HD;           /* do, [BM,HD] */
-    bf16 *kv = gs + BM * HD;           /* [2 tiles under way][k, v][BN,HD] */
+    DYNAMIC_SHARED(bf16, qs); /* [BM,HD] */
+    bf16 *gs = qs + BM * HD;  /* do, [BM,HD] */
+    bf16 *kv = gs + BM * HD;  /* [2 tiles under way][k, v][BN,HD] */
     const int lane = threadIdx.x % 32, warp = threadIdx.x / 32;
     const int heads = (int)(a.B * a.Hq), T = (int)a.T, q0 = (int)a.q0, hd = (int)a.hd;
     const int bh = blockIdx.x % heads, b = bh / (int)a.Hq, h = bh % (int)a.Hq, g = h / (int)(a.Hq / a.Hkv);
@@ -393,7 +410,8 @@ __global__ void __launch_bounds__(WARPS * 32) attn_queries_kernel(const struct a
     int lo[MT][2];
 
     load_tile<BM, HD, THREADS>(qs, (const bf16 *)a.q.data + row * a.q.ld + h * hd, a.q.ld, T - t0, hd, wide);
-    load_tile<BM, HD, THREADS>(gs, (const bf16 *)a.dout.data + row * a.dout.ld + h * hd, a.dout.ld, T - t0, hd, wide);
+    load_tile<BM, HD, THREADS>(gs, (const bf16 *)a.dout.data + row * a.dout.ld + h * hd, a.dout.ld, T - t0,
+                               hd, wide);
     load_tile<BN, HD, THREADS>(kv, k + begin * a.k.ld, a.k.ld, (int)a.S - begin, hd, wide);
     load_tile<BN, HD, THREADS>(kv + TILE, v + begin * a.v.ld, a.v.ld, (int)a.S - begin, hd, wide);
     copy_async_commit();
@@ -419,7 +437,8 @@ __global__ void __launch_bounds__(WARPS * 32) attn_queries_kernel(const struct a
             bf16 *to = kv + (at ^ 1) * 2 * TILE;
 
             load_tile<BN, HD, THREADS>(to, k + (k0 + BN) * a.k.ld, a.k.ld, (int)a.S - k0 - BN, hd, wide);
-            load_tile<BN, HD, THREADS>(to + TILE, v + (k0 + BN) * a.v.ld, a.v.ld, (int)a.S - k0 - BN, hd, wide);
+            load_tile<BN, HD, THREADS>(to + TILE, v + (k0 + BN) * a.v.ld, a.v.ld, (int)a.S - k0 - BN, hd,
+                                       wide);
         }
         copy_async_commit();
         if (k0 > w_last || k0 + BN <= w_first)
@@ -452,11 +471,13 @@ __global__ void __launch_bounds__(WARPS * 32) attn_queries_kernel(const struct a
         __syncwarp();
         put_rows<HD>(rows, dq[i], (float)a.scale, (float)a.scale);
         __syncwarp();
-        store_rows<HD>((bf16 *)a.dq.data + ((int64_t)b * T + t) * a.dq.ld + h * hd, a.dq.ld, rows, T - t, hd, wide_out);
+        store_rows<HD>((bf16 *)a.dq.data + ((int64_t)b * T + t) * a.dq.ld + h * hd, a.dq.ld, rows, T - t, hd,
+                       wide_out);
     }
 }
 
-template <int HD, int MT, int WARPS, int BN> static void launch_queries(const struct attn &a, const float *delta)
+template <int HD, int MT, int WARPS, int BN>
+static void launch_queries(const struct attn &a, const float *delta)
 {
     constexpr int BM = 16 * MT * WARPS;
     bool wide = attn_wide(&a, &a.q) && attn_wide(&a, &a.k) && attn_wide(&a, &a.v) && attn_wide(&a, &a.dout);
@@ -465,8 +486,8 @@ template <int HD, int MT, int WARPS, int BN> static void launch_queries(const st
            (2 * BM + 4 * BN) * HD * sizeof(bf16), a, delta, wide, attn_wide(&a, &a.dq));
 }
 
-/* Shared memory gives a warp's operands more slowly than they are multiplied, the less so the more rows a warp has: 32
- * where its registers hold the sums. */
+/* Shared memory gives a warp's operands more slowly than they are multiplied, the less so the more rows a
+ * warp has: 32 where its registers hold the sums. */
 static void bwd(const struct attn &a, const struct attn_plan &p, const float *delta, float *parts)
 {
     if (a.hd <= 64) {

@@ -1,9 +1,10 @@
 /* attn_f32.cu - causal attention forward and backward in fp32
  * SPDX-License-Identifier: MIT
  *
- * The passes of attn.cu and attn_bwd.cu with products of floats: 16 x 16 threads, thread (y,x) has rows y, y+16, ...
- * of a tile of TS queries and keys, columns x, x+16, ... of scores and 4x .. 4x+3, 4x+64 .. of outputs. Operands lie in
- * shared memory, a row 16 bytes longer than it need be: 8 threads that read 16 bytes of 8 rows meet 32 banks.
+ * The passes of attn.cu and attn_bwd.cu with products of floats: 16 x 16 threads, thread (y,x) has rows y,
+ * y+16, ... of a tile of TS queries and keys, columns x, x+16, ... of scores and 4x .. 4x+3, 4x+64 .. of
+ * outputs. Operands lie in shared memory, a row 16 bytes longer than it need be: 8 threads that read 16
+ * bytes of 8 rows meet 32 banks.
  */
 #include "attn.cuh"
 
@@ -16,7 +17,8 @@ template <int HD> struct shape {
 
 /* The tile's rows; zeros beyond them and beyond hd. In the background when wide. */
 template <int HD>
-__device__ void load_tile(float *dst, const struct tensor &t, int64_t row, int64_t col, int rows, int hd, bool wide)
+__device__ void load_tile(float *dst, const struct tensor &t, int64_t row, int64_t col, int rows, int hd,
+                          bool wide)
 {
     const float *src = (const float *)t.data + row * t.ld + col;
 
@@ -109,8 +111,8 @@ template <int HD> __device__ void clear(float (*o)[HD / 16])
 
 /* Rows of the tensor = o times a factor of each row */
 template <int HD>
-__device__ void store_tile(const struct tensor &t, int64_t row, int64_t col, int rows, int hd, const float (*o)[HD / 16],
-                           const float *factor)
+__device__ void store_tile(const struct tensor &t, int64_t row, int64_t col, int rows, int hd,
+                           const float (*o)[HD / 16], const float *factor)
 {
     UNROLL
     for (int i = 0; i < shape<HD>::N; i++) {
@@ -131,7 +133,8 @@ struct scores_f32 {
     float scale, cap, inv;
 
     __device__ explicit scores_f32(const struct attn &a)
-        : scale((float)a.scale), cap((float)a.softcap), inv(a.softcap > 0 ? (float)(a.scale / a.softcap) : 0.0f)
+        : scale((float)a.scale), cap((float)a.softcap),
+          inv(a.softcap > 0 ? (float)(a.scale / a.softcap) : 0.0f)
     {
     }
     __device__ float score(float s) const { return cap > 0 ? cap * tanhf(s * inv) : s * scale; }
@@ -295,7 +298,8 @@ __global__ void __launch_bounds__(256) attn_keys_f32(const struct attn a, const 
     float *vs = ks + TILE, *qs = vs + TILE, *gs = qs + TILE, *ps = gs + TILE, *ds = ps + SQUARE;
     const int y = threadIdx.x / 16, x = threadIdx.x % 16, hd = (int)a.hd, T = (int)a.T;
     const int groups = (int)(a.B * a.Hkv), rep = (int)(a.Hq / a.Hkv);
-    const int b = blockIdx.x % groups / (int)a.Hkv, g = blockIdx.x % (int)a.Hkv, k0 = blockIdx.x / groups * TS;
+    const int b = blockIdx.x % groups / (int)a.Hkv, g = blockIdx.x % (int)a.Hkv,
+              k0 = blockIdx.x / groups * TS;
     const scores_f32 f(a);
     float dk[N][HD / 16], dv[N][HD / 16], scale[N], one[N];
     int at[2];
@@ -327,7 +331,8 @@ __global__ void __launch_bounds__(256) attn_keys_f32(const struct attn a, const 
                     bool seen = t < T && key >= lo && key <= (int)a.q0 + t;
                     float d = f.gradient(s[i][j], dp[i][j], lse, del);
 
-                    /* the NaN of a query counts for all keys of a tile, as exp(-inf - lse) would; a key's does not */
+                    /* the NaN of a query counts for all keys of a tile, as exp(-inf - lse) would; a key's
+                     * does not */
                     s[i][j] = seen ? s[i][j] : lse * 0.0f;
                     dp[i][j] = seen ? d : lse * 0.0f;
                 }

@@ -1,11 +1,12 @@
 /* attn_step.cu - attention of one query a sequence to keys in a ring
  * SPDX-License-Identifier: MIT
  *
- * All keys and values in sight are read once: the bound is memory. The keys of a sequence are shared out to blocks, in runs
- * by their numbers (not by their rows: the size of the ring does not change the result). In a block HD/8 lanes hold a key,
- * 8 dimensions each, of up to R query heads that share it; each such group of lanes has a softmax of its own, over every
- * so many keys, UNROLLED at once and as many under way. The groups' softmaxes are put together in the order of the groups, and
- * those of the blocks by a second kernel, in the order of the keys.
+ * All keys and values in sight are read once: the bound is memory. The keys of a sequence are shared out
+ * to blocks, in runs by their numbers (not by their rows: the size of the ring does not change the
+ * result). In a block HD/8 lanes hold a key, 8 dimensions each, of up to R query heads that share it; each
+ * such group of lanes has a softmax of its own, over every so many keys, UNROLLED at once and as many
+ * under way. The groups' softmaxes are put together in the order of the groups, and those of the blocks by
+ * a second kernel, in the order of the keys.
  */
 #include "attn.cuh"
 
@@ -60,10 +61,14 @@ template <class T, bool WIDE> __device__ __forceinline__ pack<T, 8> load8(const 
 }
 
 /* What sums up to a largest score (in base 2) count beside those up to a larger one. */
-__device__ __forceinline__ float fade_to(float top, float both) { return both == -INFINITY ? 0.0f : fast_exp2(top - both); }
+__device__ __forceinline__ float fade_to(float top, float both)
+{
+    return both == -INFINITY ? 0.0f : fast_exp2(top - both);
+}
 
 template <class T, int LANES, int R, bool WIDE>
-__global__ void __launch_bounds__(THREADS) attn_step_kernel(const struct attn a, const struct step_plan p, float *parts)
+__global__ void __launch_bounds__(THREADS)
+    attn_step_kernel(const struct attn a, const struct step_plan p, float *parts)
 {
     constexpr int GROUPS = THREADS / LANES, UNROLLED = R > 4 ? 2 : 4;
     const int lane = threadIdx.x % LANES, group = threadIdx.x / LANES, left = (int)a.hd - lane * 8;
@@ -81,7 +86,8 @@ __global__ void __launch_bounds__(THREADS) attn_step_kernel(const struct attn a,
 
     UNROLL
     for (int r = 0; r < R; r++) {
-        pack<T, 8> x = load8<T, WIDE>((const T *)a.q.data + b * a.q.ld + (h0 + min(r, n - 1)) * a.hd + lane * 8, left);
+        pack<T, 8> x =
+            load8<T, WIDE>((const T *)a.q.data + b * a.q.ld + (h0 + min(r, n - 1)) * a.hd + lane * 8, left);
 
         top[r] = -INFINITY;
         sum[r] = 0;
@@ -103,7 +109,8 @@ __global__ void __launch_bounds__(THREADS) attn_step_kernel(const struct attn a,
         }
     };
     load(begin);
-    /* every lane of a warp makes the same number of rounds; a group past the end repeats the last key without weight */
+    /* every lane of a warp makes the same number of rounds; a group past the end repeats the last key
+     * without weight */
     for (int64_t k0 = begin; k0 < end; k0 += GROUPS * UNROLLED) {
         pack<T, 8> k[UNROLLED], v[UNROLLED];
 
@@ -199,7 +206,8 @@ __global__ void __launch_bounds__(THREADS) attn_step_kernel(const struct attn a,
 
 /* A block a query head */
 template <class T>
-__global__ void __launch_bounds__(256) attn_step_join(const struct attn a, const struct step_plan p, const float *parts)
+__global__ void __launch_bounds__(256)
+    attn_step_join(const struct attn a, const struct step_plan p, const float *parts)
 {
     const int64_t row = a.hd + 2, step = a.B * a.Hq * row, b = blockIdx.x / a.Hq, h = blockIdx.x % a.Hq;
     float most = -INFINITY, all = 0, x = 0;
@@ -220,7 +228,8 @@ __global__ void __launch_bounds__(256) attn_step_join(const struct attn a, const
         a.lse[blockIdx.x] = most * LN2 + logf(all);
 }
 
-template <class T, int LANES> static void launch(const struct attn &a, const struct step_plan &p, float *parts)
+template <class T, int LANES>
+static void launch(const struct attn &a, const struct step_plan &p, float *parts)
 {
     unsigned blocks = (unsigned)(a.B * a.Hkv * p.sets * p.splits);
 

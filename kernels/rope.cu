@@ -1,10 +1,10 @@
 /* rope.cu - rotary position embedding, in place
  * SPDX-License-Identifier: MIT
  *
- * Angles are counted in quarter turns, q = pos base^(-2i/R) 2/pi, in double, as rope.c does: what is left of q after its
- * nearest whole number goes through polynomials in float, and the whole number mod 4 says which of +-sin and
- * +-cos these are. A block has TOKENS tokens: it makes their sines and cosines once, in shared memory, then turns
- * all heads. The rotated part of x is read and written once.
+ * Angles are counted in quarter turns, q = pos base^(-2i/R) 2/pi, in double, as rope.c does: what is left
+ * of q after its nearest whole number goes through polynomials in float, and the whole number mod 4 says
+ * which of +-sin and +-cos these are. A block has TOKENS tokens: it makes their sines and cosines once, in
+ * shared memory, then turns all heads. The rotated part of x is read and written once.
  */
 #include "device.cuh"
 
@@ -31,7 +31,8 @@ __device__ __forceinline__ void turn(double q, float *sine, float *cosine)
 
 /* Pairs i0 .. i0+n-1 of all heads; N pairs at once. x points at pair i0 of the first head. */
 template <class T, int N>
-__global__ void __launch_bounds__(THREADS) rope_kernel(const struct rope a, const struct frequencies f, T *x, int n)
+__global__ void __launch_bounds__(THREADS)
+    rope_kernel(const struct rope a, const struct frequencies f, T *x, int n)
 {
     __shared__ float sine[TOKENS][PAIRS], cosine[TOKENS][PAIRS];
     const int64_t m0 = (int64_t)blockIdx.x * TOKENS, half = a.R / 2;
@@ -64,7 +65,8 @@ __global__ void __launch_bounds__(THREADS) rope_kernel(const struct rope a, cons
         for (int j = 0; j < 4; j++) {
             UNROLL
             for (int e = 0; e < N; e++) {
-                float s = sine[0][w[j] + e], c = cosine[0][w[j] + e], p = to_float(u[j].v[e]), q = to_float(v[j].v[e]);
+                float s = sine[0][w[j] + e], c = cosine[0][w[j] + e], p = to_float(u[j].v[e]),
+                      q = to_float(v[j].v[e]);
 
                 u[j].v[e] = from_float<T>(p * c - q * s);
                 v[j].v[e] = from_float<T>(q * c + p * s);
