@@ -229,7 +229,8 @@ demo: deps
 	@BIN=$O/bin CORPUS='$(CORPUS)' MODEL='$(MODEL)' sh examples/demo.sh
 
 PROVE := prove -j2 --timer
-TEST_ENV = SSM_BIN=$(abspath $O)/bin SSM_TESTS=$(abspath $O)/tests SSM_TOP=$(CURDIR) SSM_PLUGIN=$(abspath $O)/lib OMP_NUM_THREADS=2
+# Tests take the emulation for the device, also where there is a GPU; those of tests/gpu do not.
+TEST_ENV = SSM_CUDA=$(abspath $(EMULATED)) SSM_BIN=$(abspath $O)/bin SSM_TESTS=$(abspath $O)/tests SSM_TOP=$(CURDIR) SSM_PLUGIN=$(abspath $O)/lib OMP_NUM_THREADS=2
 
 check: deps
 	+@$(MAKE) WERROR=1 tools tests
@@ -257,7 +258,7 @@ check-slurm: deps
 SLURM_LONG := tests/slurm/9000-kills.t
 # What only a GPU can show: there (a build machine without one packs 'make bundle', whose './run check-gpu' does the same).
 check-gpu: tools tests
-	@$(TEST_ENV) prove --timer $(sort $(wildcard tests/gpu/*.t))
+	@$(TEST_ENV) SSM_CUDA= prove --timer $(sort $(wildcard tests/gpu/*.t))
 check-slurm-long: check-slurm
 	@$(TEST_ENV) prove -v --timer $(SLURM_LONG)
 

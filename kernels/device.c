@@ -76,7 +76,7 @@ const struct backend *device_open(const char *name, const struct device_options 
     const struct backend *be = open_cuda(o, why, &absent);
     if (be)
         *why = NULL;
-    if (be || strcmp(name, "auto") != 0)
+    if (strcmp(name, "auto") != 0 || (be && strcmp(be->variant, "emulated") != 0)) /* an emulation is only for who asks */
         return be;
     if (absent)
         *why = NULL;

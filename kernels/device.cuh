@@ -37,7 +37,7 @@ typedef __nv_bfloat16 bf16;
 
 #define LAUNCH(kernel, grid, block, smem, ...)                                                         \
     do {                                                                                               \
-        if ((smem) > 48 * 1024)                                                                        \
+        if ((smem) > 16 * 1024) /* a kernel's static shared memory counts, too, towards the 48 KiB that need no leave */ \
             cudaFuncSetAttribute((const void *)kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, (int)(smem)); \
         kernel<<<grid, block, smem, (cudaStream_t)cuda_stream()>>>(__VA_ARGS__);                       \
         cuda_note(#kernel, (int)cudaGetLastError());                                                   \

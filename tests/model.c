@@ -41,7 +41,7 @@ static void check_gradients(const char *pattern, enum flavour flavour)
     random_batch(5, ids, targets);
     some_documents(start);
     struct batch b = { .B = B, .T = T, .ids = ids, .targets = targets, .start = start };
-    net_train(train, &b, NULL, NULL, loss);
+    net_train(train, &b, NULL, NULL, loss, NULL);
     double base = sum(loss, M);
     net_loss(eval, &b, NULL, loss);
     assert_true(fabs(sum(loss, M) - base) <= 1e-6 * base); /* one code, two memory plans */
@@ -106,7 +106,7 @@ static void check_recompute(int f)
         n[k] = net_create(&c, backend_cpu(), fp32, true);
         init(n[k], 3);
         struct net_ctx *x = net_ctx_create(n[k], B, T, true, k ? RECOMPUTE_FULL : RECOMPUTE_NONE, 0);
-        net_train(x, &b, NULL, NULL, loss[k]);
+        net_train(x, &b, NULL, NULL, loss[k], NULL);
         net_ctx_free(x);
     }
     assert_memory_equal(loss[0], loss[1], sizeof loss[0]);
@@ -303,13 +303,13 @@ static void check_stream(const char *pattern, enum flavour flavour)
     random_batch(6, ids, targets);
     for (int t = 0; t < T; t++)
         start[t] = t < 17 ? 0 : 17;
-    net_train(x, &(struct batch){ 1, T, ids, targets, start }, NULL, NULL, whole);
+    net_train(x, &(struct batch){ 1, T, ids, targets, start }, NULL, NULL, whole, NULL);
     for (int from = 0, k = 0; from < T; k = 1 - k) {
         int len = T - from < 10 ? T - from : 10;
         int32_t local[T];
         for (int t = 0; t < len; t++)
             local[t] = start[from + t] - from;
-        net_train(x, &(struct batch){ 1, len, ids + from, targets + from, local }, s[k], s[1 - k], part);
+        net_train(x, &(struct batch){ 1, len, ids + from, targets + from, local }, s[k], s[1 - k], part, NULL);
         for (int t = 0; t < len; t++)
             assert_true(fabsf(part[t] - whole[from + t]) < 2e-5f);
         from += len;

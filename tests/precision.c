@@ -34,7 +34,7 @@ static void train_loss(struct net *n, struct net_ctx *x, const struct batch *b, 
                        struct net_state *out, float *host)
 {
     float *loss = n->be->alloc(M * sizeof *loss);
-    net_train(x, b, in, out, loss);
+    net_train(x, b, in, out, loss, NULL);
     n->be->download(host, loss, (size_t)(b->B * b->T) * sizeof *loss);
     n->be->free(loss);
 }

@@ -76,10 +76,17 @@ struct batch {
 /* Loss of each token into loss [B,T] (0 where the target is negative), by a forward pass; state (may be NULL) is
  * read and moved on. */
 void net_loss(struct net_ctx *x, const struct batch *b, struct net_state *state, float *loss);
+/* Hears of gradients that are whole: the elements begin..end-1 of the slab, from its end to its begin. */
+struct net_ready {
+    void (*done)(void *arg, int64_t begin, int64_t end);
+    void *arg;
+};
 /* The same with the backward pass: adds the gradient of the SUM of the losses to net->grads. The losses stay on the
  * device, whose memory `loss` is, and nothing waits for them. in/out: NULL, or the state that the rows begin with and,
- * apart from it, the one they leave. */
-void net_train(struct net_ctx *x, const struct batch *b, struct net_state *in, struct net_state *out, float *loss);
+ * apart from it, the one they leave. ready: NULL, or who hears of each stretch of gradients when the ops that make it
+ * have been begun. */
+void net_train(struct net_ctx *x, const struct batch *b, struct net_state *in, struct net_state *out, float *loss,
+               const struct net_ready *ready);
 /* Reads T tokens of each sequence, moves the state on, and gives the logits [B,vocab] after the last one. T = 1 takes
  * the one-token path. */
 void net_decode(struct net_ctx *x, struct net_state *state, const int32_t *ids, int64_t T, float *logits);

@@ -117,18 +117,50 @@ void trainer_free(struct trainer *t)
     free(t);
 }
 
+/* Gradients that are whole go to the other ranks beside what the backward pass still does, where the transport works by
+ * itself (a device's): in buckets, which large messages are good for. */
+enum { BUCKET = 16 << 20 }; /* floats */
+
+struct buckets {
+    struct trainer *t;
+    int64_t end;        /* from here on they are under way */
+};
+
+static void grads_done(void *arg, int64_t begin, int64_t end)
+{
+    struct buckets *b = arg;
+    (void)end;
+    if (b->end - begin < BUCKET && begin > 0)
+        return;
+    comm_sum_f32(b->t->device, b->t->net->grads + begin, b->end - begin);
+    b->end = begin;
+}
+
+static bool overlaps(const struct trainer *t) { return t->device->t->sum_f32 != NULL; }
+
+/* Where the documents of the rows begin; NULL, which ops need not look at, when each row is one document. */
+static const int32_t *begins(const struct trainer *t, const int32_t *start, int64_t n)
+{
+    for (int64_t i = 0; i < n && !t->opt.stream; i++)
+        if (start[i] != 0)
+            return start;
+    return t->opt.stream ? start : NULL;
+}
+
 /* Sum of the losses of all micro-batches; the gradients' sum is left in net->grads. The device is waited for once. */
 static double accumulate(struct trainer *t, const struct loaded *b)
 {
     int64_t T = t->opt.seq_len, micro = t->opt.micro_rows;
     double sum = 0;
+    struct buckets buckets = { t, t->net->ps.slab };
+    const struct net_ready ready = { grads_done, &buckets };
     t->net->be->zero(t->net->grads, (size_t)t->net->ps.slab * sizeof(float));
     for (int64_t r = 0, k = 0; r < b->rows; r += micro, k++) {
         struct batch mb = { .B = micro,
                             .T = T,
                             .ids = b->ids + r * T,
                             .targets = b->targets + r * T,
-                            .start = b->start + r * T };
+                            .start = begins(t, b->start + r * T, micro * T) };
         struct net_state *in = NULL, *out = NULL;
         if (t->opt.stream) {
             in = t->in[k];
@@ -139,7 +171,7 @@ static double accumulate(struct trainer *t, const struct loaded *b)
             t->in[k] = out; /* what this step leaves, the next one begins with */
             t->out[k] = in;
         }
-        net_train(t->ctx, &mb, in, out, t->loss + r * T);
+        net_train(t->ctx, &mb, in, out, t->loss + r * T, overlaps(t) && r + micro >= b->rows ? &ready : NULL);
     }
     t->net->be->download(t->host, t->loss, (size_t)(b->rows * T) * sizeof *t->host);
     for (int64_t i = 0; i < b->rows * T; i++)
@@ -199,7 +231,8 @@ struct step_report trainer_step(struct trainer *t, const struct loaded *b, doubl
     double compute = now_seconds() - begin;
     watch_phase("sum of the gradients", t->step + 1);
     comm_sum_f64(t->comm, sums, 5);
-    comm_sum_f32(t->device, n->grads, n->ps.slab);
+    if (!overlaps(t))
+        comm_sum_f32(t->device, n->grads, n->ps.slab);
     comm_join(t->device);
     check_device(t);
     begin = now_seconds();
