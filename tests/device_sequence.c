@@ -21,7 +21,7 @@ static void documents_field(size_t at, int64_t B, int64_t T, int64_t edge, enum 
 
 /* bf16: what goes into a product of matrices (decayed scores, states, dt x) is rounded to bf16, 2^-9 of each
  * factor; a sum of such terms is off by some of them, and gradients by the decays are differences of sums. */
-static const struct limits products = { 3e-5, 0x1p-6, 0x1p-6 };
+static const struct limits products = { 2e-5, 0x1p-7, 0x1p-7 };
 
 static void ssd_inputs(const struct ssd *a, enum role bwd)
 {
