@@ -21,8 +21,7 @@
  *   the same struct and number of threads. It may hold anything. Ops allocate nothing, keep nothing,
  *   and call nothing above them. Tensors overlap only where a field says "may be".
  *   Dtypes: the activations of one call, and the matrices that they meet, have one dtype, but for the residual stream
- *   (matmul's c and add, norm's x and dx, embed's y and dy), which may have another; in matmul c may always be F32. What is
- *   saved beside activations (rstd, lse, ...), states, halos, other parameters and all gradients of parameters are F32.
+ *   (matmul's c and add, norm's x and dx, embed's y and dy), which may be F32 beside activations in less. What is saved beside activations (rstd, lse, ...), states, halos, other parameters and all gradients of parameters are F32.
  *   Accumulation is in fp32 or better. For the same shapes, pointers' alignment aside, and the same
  *   number of threads an op returns the same bits: no atomics, fixed reduction order.
  *
@@ -57,7 +56,7 @@ static inline struct tensor tensor_f32(const float *p, int64_t ld)
  * A linear layer's forward is trans_b (weights are stored [out,in]); `add` fuses the residual stream into it.
  * batch > 1: so many products, whose operands begin step_x elements apart (a block-diagonal linear layer). */
 struct matmul {
-    int64_t M, N, K;
+    int64_t M, N, K;            /* K > 0 on a device */
     bool trans_a, trans_b;
     struct tensor a, b, c;
     struct tensor add;          /* [M,N] or absent; may be c: c += op(a) op(b). In a batch steps as c */
@@ -287,6 +286,7 @@ struct activation {
  * rows, not averaged (the optimizer divides by the number of targets of the whole batch). */
 struct xent {
     int64_t M, D, V;            /* V: real vocabulary; padded rows of w beyond it take no part */
+    int64_t rows;               /* of w, 0: V. A multiple of 8 makes faster products; the padded rows of dw get 0 added */
     double softcap;             /* 0: none */
     const int32_t *target;      /* [M] */
     struct tensor x;            /* [M,D] */

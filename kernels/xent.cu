@@ -183,7 +183,8 @@ size_t size_of(enum dtype t) { return t == BF16 ? 2 : 4; }
 
 enum dtype logits_dtype(const struct xent *a) { return a->dx.data ? a->x.dtype : F32; }
 
-int64_t logits_ld(const struct xent *a) { return round_up(a->V, PAD); }
+int64_t w_rows(const struct xent *a) { return a->rows > a->V ? a->rows : a->V; }
+int64_t logits_ld(const struct xent *a) { return round_up(w_rows(a), PAD); }
 
 /* The rows that a block may have: as many as LOGIT_BYTES hold. */
 int64_t most_rows(const struct xent *a)
@@ -224,17 +225,17 @@ void block(const struct xent *a, void *work, int64_t m0, int64_t n)
     struct tensor z = { work, logits_ld(a), logits_dtype(a) }, x = rows_from(a->x, m0);
     struct matmul head = {}, dx = {}, dw = {};
 
-    head.M = n, head.N = a->V, head.K = a->D;
+    head.M = n, head.N = w_rows(a), head.K = a->D;
     head.trans_b = true;
     head.a = x, head.b = a->w, head.c = z;
     cuda_matmul(&head);
     if (!a->dx.data)
         return rows<false>(a, (float *)work, m0, n);
     WITH_TYPE(z.dtype, T, rows<true>(a, (T *)work, m0, n));
-    dx.M = n, dx.N = a->D, dx.K = a->V;
+    dx.M = n, dx.N = a->D, dx.K = w_rows(a);
     dx.a = z, dx.b = a->w, dx.c = rows_from(a->dx, m0);
     cuda_matmul(&dx);
-    dw.M = a->V, dw.N = a->D, dw.K = n;
+    dw.M = w_rows(a), dw.N = a->D, dw.K = n;
     dw.trans_a = true;
     dw.a = z, dw.b = x, dw.c = dw.add = a->dw;
     cuda_matmul(&dw);

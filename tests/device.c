@@ -121,6 +121,7 @@ static const struct CMUnitTest tests[] = {
     { "rope", dev_rope, NULL, NULL, NULL },     { "ssd", dev_ssd, NULL, NULL, NULL },
     { "scan", dev_scan, NULL, NULL, NULL },     { "rglru", dev_rglru, NULL, NULL, NULL },
     { "attn", dev_attn, NULL, NULL, NULL },     { "huge", dev_huge, NULL, NULL, NULL },
+    { "long", dev_long, NULL, NULL, NULL },
 };
 
 static int usage(void)
@@ -161,6 +162,6 @@ int main(int argc, char **argv)
     cmocka_set_message_output(CM_OUTPUT_TAP);
     if (only)
         cmocka_set_test_filter(only);
-    /* huge is the last */
-    return _cmocka_run_group_tests("device", tests, sizeof tests / sizeof *tests - !huge, NULL, NULL) != 0;
+    /* huge and long are the last */
+    return _cmocka_run_group_tests("device", tests, sizeof tests / sizeof *tests - (huge ? 0 : 2), NULL, NULL) != 0;
 }

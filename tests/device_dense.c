@@ -53,7 +53,6 @@ static void matmul_cases(const struct setting *s)
                 matmul_case(s, a, k & 1, k == 3, k & 2);
             }
         }
-    matmul_case(s, (struct matmul){ .M = 5, .N = 9, .K = 0 }, true, false, true); /* nothing to sum */
 }
 
 void dev_matmul(void **state)
@@ -130,6 +129,7 @@ static void xent_case(const struct setting *s, struct xent a, int64_t Vpad, bool
     double rough = scale > 10 ? 0x1p-2 : 0x1p-7;
     trial_limits((struct limits){ 2e-5, rough, grad ? rough : 5e-5 });
     TEN(xent, x, ACT, a.M, a.D, IN, NO, -scale, scale);
+    a.rows = Vpad;
     TEN(xent, w, ACT, Vpad, a.D, IN, NO, -1, 1);
     PTR(xent, target, INT, a.M, 1, IN, NO, 0, 0);
     PTR(xent, loss, FLT, a.M, 1, OUT, NO, 0, 0);

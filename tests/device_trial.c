@@ -538,7 +538,7 @@ void each_setting(void (*f)(const struct setting *s), bool residual)
     for (int act = F32; act <= BF16; act++)
         for (int res = F32; res <= BF16; res++)
             if ((device_be->dtypes & 1u << act) && (device_be->dtypes & 1u << res) &&
-                (residual || res == act))
+                (res == act || (residual && res == F32)))
                 for (int i = 0; i < (residual && act != res ? 1 : LAYOUTS); i++)
                     f(&(struct setting){ (enum dtype)act, (enum dtype)res,
                                          (enum layout)((i + turn++) % LAYOUTS) });

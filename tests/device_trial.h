@@ -92,5 +92,6 @@ void dev_scan(void **state);
 void dev_rglru(void **state);
 void dev_attn(void **state);
 void dev_huge(void **state);
+void dev_long(void **state);
 
 #endif

@@ -98,7 +98,8 @@ static float nowhere[16]; /* where only shapes are read, pointers lead here */
 struct xent net_head(const struct config *c, enum dtype act, int64_t M, bool train, void *work)
 {
     int64_t D = c->d_model;
-    struct xent e = { .M = M, .D = D, .V = c->vocab, .softcap = c->softcap, .work = work };
+    struct xent e = { .M = M, .D = D, .V = c->vocab, .rows = config_vocab_rows(c), .softcap = c->softcap,
+                      .work = work };
     e.x = e.w = tensor_of(nowhere, D, act);
     if (train) {
         e.dx = e.x;
