@@ -8,7 +8,7 @@
 /* bf16: probabilities and their gradients are rounded to bf16 before their products, 2^-9 of each term. fp32:
  * a score's error is amplified by what it is multiplied with in the backward pass, sums of some hundred
  * terms. */
-static const struct limits limits = { 4e-5, 0x1p-6, 0x1p-6 };
+static const struct limits limits = { 2e-5, 0x1p-7, 0x1p-7 };
 
 static void attn_title(const struct setting *s, const struct attn *a, const char *more, int documents)
 {
