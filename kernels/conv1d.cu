@@ -3,26 +3,34 @@
  *
  * The formulas are conv1d.c's. A thread has N neighbouring channels and walks down a stretch of one sequence; the W-1
  * inputs before the token stand in registers, so that x is read once (but for W-1 tokens where stretches meet, which are
- * in the cache). A block is 32 threads along the channels by 4 stretches. Backward makes g = dy act'(...) once per token
- * and adds it to the W unfinished dx that it reaches, also in registers; it walks W-1 tokens beyond the stretch, whose
- * g reach back into it. Sums for dw and dbias stand in registers, are added over the block and written to work, and
- * cuda_add_parts adds them up. Stretches are so long that the device runs about all of them at once.
+ * in the cache). A block is 32 threads along the channels by 4 stretches. Tokens are worked at in groups, unrolled, while
+ * the next groups come into a ring in shared memory, of which each thread has its own part. A group whose tokens have
+ * all taps looks at neither documents nor halo. Backward makes g = dy act'(...) once per token and adds it to the W unfinished
+ * dx that it reaches, also in registers; it walks W-1 tokens beyond the stretch, whose g reach back into it. Sums for
+ * dw and dbias stand in registers, are added over the block and written to work, and cuda_add_parts adds them up.
+ * Stretches are so long that the device runs about all of them at once.
  *
  * W = 4 has kernels of its own; other widths go through those of 8 taps, of which some do not exist.
  */
+#include <climits>
+
 #include "rows.cuh"
 
 namespace {
 
-enum { STRETCHES = 4, RESIDENT = 4, AT_ONCE = 4, LEAST = 16, MOST = 512, MAXW = 8 };
+/* _RESIDENT: blocks that a multiprocessor has at once. */
+enum { STRETCHES = 4, FWD_RESIDENT = 7, BWD_RESIDENT = 4, GROUP = 4, LEAST = 16, MOST = 512, MAXW = 8 };
 
-/* How the tokens are cut: `per` stretches of `length` tokens for each sequence, `columns` blocks along the channels. */
+/* How the tokens are cut: `per` stretches of `length` tokens (whole groups) for each sequence, `columns` blocks along
+ * the channels. */
 struct cut {
     int64_t per, length, columns;
 };
 
+/* Where a thread works: `tokens` tokens of sequence b from t0, channels from c. */
 struct place {
-    int64_t b, t0, t1, c;
+    int64_t b, t0, c;
+    int tokens;
     bool valid;
 };
 
@@ -32,7 +40,7 @@ __device__ __forceinline__ struct place place_of(const struct conv1d &a, const s
     int64_t s = blockIdx.x / cut.columns * STRETCHES + threadIdx.y;
     p.b = s / cut.per;
     p.t0 = s % cut.per * cut.length;
-    p.t1 = p.t0 + cut.length < a.T ? p.t0 + cut.length : a.T;
+    p.tokens = (int)(p.t0 + cut.length < a.T ? cut.length : a.T - p.t0);
     p.c = (blockIdx.x % cut.columns * 32 + threadIdx.x) * n;
     p.valid = p.b < a.B && p.t0 < a.T && p.c < a.C;
     return p;
@@ -79,82 +87,146 @@ template <int N, int W> struct filter {
             bias[k] = a.bias.data ? ((const float *)a.bias.data)[c + k] : 0.0f;
         }
     }
-    /* bias + sum over the first `taps` taps of x[j] = the input j tokens ago */
-    __device__ __forceinline__ void apply(float (&y)[N], const float (&x)[W][N], int taps) const
+    /* bias + sum over the first `taps` taps of the token that is number `now` of x */
+    template <int L> __device__ __forceinline__ void apply(float (&y)[N], const float (&x)[L][N], int now, int taps) const
     {
         for (int k = 0; k < N; k++)
             y[k] = bias[k];
         if (taps == W) {
             for (int j = W - 1; j >= 0; j--)
                 for (int k = 0; k < N; k++)
-                    y[k] = fmaf(w[j][k], x[j][k], y[k]);
+                    y[k] = fmaf(w[j][k], x[now - j][k], y[k]);
         } else {
             for (int j = W - 1; j >= 0; j--)
                 if (j < taps)
                     for (int k = 0; k < N; k++)
-                        y[k] = fmaf(w[j][k], x[j][k], y[k]);
+                        y[k] = fmaf(w[j][k], x[now - j][k], y[k]);
         }
     }
 };
 
-/* Token t is followed by the next: x[0] is free. */
-template <int N, int W> __device__ __forceinline__ void move_on(float (&x)[W][N])
+/* Tells the groups of a stretch in which each token has all taps. Documents are asked one group ahead. */
+template <int W> struct full_groups {
+    const int32_t *start; /* that of the stretch's first token */
+    int known, t0, from, begins;
+
+    /* known: tokens that follow t0 in the sequence */
+    __device__ __forceinline__ full_groups(const struct conv1d &a, const struct place &p, int known)
+        : start(a.start ? a.start + p.b * a.T + p.t0 : nullptr), known(known), t0((int)p.t0)
+    {
+        from = a.W < W ? INT_MAX : p.t0 < W - 1 ? W - 1 - (int)p.t0 : 0;
+        look(0);
+    }
+    /* The group's last token begins no document if none of them does. */
+    __device__ __forceinline__ void look(int at)
+    {
+        begins = start && at + GROUP <= known ? start[at + GROUP - 1] - t0 : INT_MIN;
+    }
+    __device__ __forceinline__ bool has(int at) const { return at >= from && begins <= at - (W - 1); }
+};
+
+/* What is under way of `TENSORS` inputs: groups of tokens, of which each thread brings and reads its own channels. Four
+ * groups in bf16, two in F32. */
+template <class T, int N, int TENSORS> struct ring {
+    static constexpr int GROUPS = 8 / sizeof(T), THREADS = 32 * STRETCHES;
+    struct slot {
+        elements<T, N> of[THREADS];
+    };
+    slot slots[GROUPS][GROUP][TENSORS];
+
+    __device__ __forceinline__ elements<T, N> &at(int token, int tensor)
+    {
+        return slots[token / GROUP % GROUPS][token % GROUP][tensor].of[threadIdx.y * 32 + threadIdx.x];
+    }
+    /* Begins to bring one tensor's tokens of a group; rows: from the stretch's first token on. */
+    __device__ __forceinline__ void bring(int token, int tensor, int known, const T *rows, int64_t ld)
+    {
+        UNROLL
+        for (int i = 0; i < GROUP; i++)
+            if (token + i < known)
+                copy_async<(int)sizeof(elements<T, N>)>(&at(token + i, tensor), rows + (token + i) * ld);
+    }
+};
+
+/* The last W-1 of n become the first. */
+template <int N, int W> __device__ __forceinline__ void move_on(float (&x)[W - 1 + GROUP][N])
 {
-    for (int j = W - 1; j > 0; j--)
+    for (int j = 0; j < W - 1; j++)
         for (int k = 0; k < N; k++)
-            x[j][k] = x[j - 1][k];
+            x[j][k] = x[j + GROUP][k];
 }
 
-template <class T, int N, int W>
-__global__ void __launch_bounds__(32 * STRETCHES, RESIDENT) conv1d_fwd_kernel(struct conv1d a, struct cut cut)
+/* Tokens t0 + at ... of a stretch; out: the first one's row; x: the inputs since W-1 tokens before. FULL: all tokens are
+ * there with all taps. */
+template <bool FULL, bool SILU, class T, int N, int W>
+__device__ __forceinline__ void fwd_group(const struct conv1d &a, const struct place &p, const struct filter<N, W> &f, int at,
+                                          ring<T, N, 1> &ring, T *out, float (&x)[W - 1 + GROUP][N])
 {
+    UNROLL
+    for (int i = 0; i < GROUP; i++) {
+        float y[N];
+        if (!FULL && at + i >= p.tokens)
+            break;
+        ring.at(at + i, 0).get(x[W - 1 + i]);
+        f.apply(y, x, W - 1 + i, FULL ? W : taps(a, p.b, p.t0 + at + i));
+        if (SILU)
+            for (int k = 0; k < N; k++)
+                y[k] *= sigmoid(y[k]);
+        write_floats(out + i * a.y.ld, y);
+    }
+    move_on<N, W>(x);
+}
+
+template <class T, int N, int W, bool SILU>
+__global__ void __launch_bounds__(32 * STRETCHES, W == 4 ? FWD_RESIDENT : 4)
+    conv1d_fwd_kernel(struct conv1d a, struct cut cut)
+{
+    __shared__ ring<T, N, 1> ring;
+    constexpr int AHEAD = (ring.GROUPS - 1) * GROUP;
     struct place p = place_of(a, cut, N);
-    const T *rows = (const T *)a.x.data + p.b * a.T * a.x.ld + p.c;
-    T *out = (T *)a.y.data + p.b * a.T * a.y.ld + p.c;
+    const T *in = (const T *)a.x.data + (p.b * a.T + p.t0) * a.x.ld + p.c;
+    T *out = (T *)a.y.data + (p.b * a.T + p.t0) * a.y.ld + p.c;
     struct filter<N, W> f;
-    float x[W][N], y[N];
+    float x[W - 1 + GROUP][N];
 
     if (!p.valid)
         return;
+    for (int at = 0; at < AHEAD; at += GROUP) {
+        ring.bring(at, 0, p.tokens, in, a.x.ld);
+        copy_async_commit();
+    }
+    full_groups<W> full(a, p, p.tokens);
     f.load(a, p.c);
     for (int j = 0; j < W - 1; j++)
-        input<T>(a, x[j], p.b, p.t0 - 1 - j, p.c);
-    for (int64_t t = p.t0; t < p.t1; t += AT_ONCE) {
-        elements<T, N> next[AT_ONCE];
-        int n[AT_ONCE];
-        for (int i = 0; i < AT_ONCE; i++)
-            if (t + i < p.t1) {
-                next[i].read(rows + (t + i) * a.x.ld);
-                n[i] = taps(a, p.b, t + i);
-            }
-        for (int i = 0; i < AT_ONCE; i++) {
-            if (t + i >= p.t1)
-                break;
-            move_on(x);
-            next[i].get(x[0]);
-            f.apply(y, x, n[i]);
-            if (a.silu)
-                for (int k = 0; k < N; k++)
-                    y[k] *= sigmoid(y[k]);
-            write_floats(out + (t + i) * a.y.ld, y);
-        }
+        input<T>(a, x[j], p.b, p.t0 - (W - 1) + j, p.c);
+    for (int at = 0; at < p.tokens; at += GROUP, out += GROUP * a.y.ld) {
+        bool all = at + GROUP <= p.tokens && full.has(at);
+        copy_async_wait<ring.GROUPS - 2>();
+        ring.bring(at + AHEAD, 0, p.tokens, in, a.x.ld);
+        copy_async_commit();
+        full.look(at + GROUP);
+        if (W == 4 && all)
+            fwd_group<W == 4, SILU>(a, p, f, at, ring, out, x);
+        else
+            fwd_group<false, SILU>(a, p, f, at, ring, out, x);
     }
 }
 
-/* The gradients that a thread gathers: dx[j] of the input j tokens ago, not finished before j = W-1; dw, dbias. */
+/* The gradients that a thread gathers: dx of the group's tokens and the W-1 before, dw, dbias. */
 template <int N, int W> struct gradients {
-    float dx[W][N], dw[W][N], dbias[N];
+    float dx[W - 1 + GROUP][N], dw[W][N], dbias[N];
 
-    /* Adds g = the gradient of the sum of a token's taps; own: the token counts for dw and dbias. */
-    __device__ __forceinline__ void add(const struct filter<N, W> &f, const float (&g)[N], const float (&x)[W][N], int taps,
-                                        bool own)
+    /* Adds g = the gradient of the sum of a token's taps; own: the token counts for dw and dbias; it is number `now`
+     * of x and dx. */
+    __device__ __forceinline__ void add(const struct filter<N, W> &f, const float (&g)[N],
+                                        const float (&x)[W - 1 + GROUP][N], int now, int taps, bool own)
     {
         for (int j = 0; j < W; j++)
             if (j < taps)
                 for (int k = 0; k < N; k++) {
-                    dx[j][k] = fmaf(f.w[j][k], g[k], dx[j][k]);
+                    dx[now - j][k] = fmaf(f.w[j][k], g[k], dx[now - j][k]);
                     if (own)
-                        dw[j][k] = fmaf(g[k], x[j][k], dw[j][k]);
+                        dw[j][k] = fmaf(g[k], x[now - j][k], dw[j][k]);
                 }
         if (own)
             for (int k = 0; k < N; k++)
@@ -162,70 +234,98 @@ template <int N, int W> struct gradients {
     }
 };
 
-/* y holds bias + taps; becomes g. */
-template <int N> __device__ __forceinline__ void act_grad(float (&y)[N], const float (&dy)[N], bool silu)
+/* y holds bias + taps; becomes g = dy silu'(y). */
+template <int N> __device__ __forceinline__ void silu_grad(float (&y)[N], const float (&dy)[N])
 {
     for (int k = 0; k < N; k++) {
         float s = sigmoid(y[k]);
-        y[k] = silu ? dy[k] * (s + y[k] * s * (1.0f - s)) : dy[k];
+        y[k] = dy[k] * s * fmaf(y[k], 1.0f - s, 1.0f);
     }
 }
 
-/* dx of token t, if it is one of the stretch; dhalo of a token before the row. */
-template <class T, int N, int W>
-__device__ __forceinline__ void write_dx(const struct conv1d &a, const struct place &p, int64_t t, const float (&dx)[N])
+/* dhalo of a token before the row */
+template <int N>
+__device__ __forceinline__ void write_dhalo(const struct conv1d &a, const struct place &p, int64_t t, const float (&dx)[N])
 {
     int64_t before = a.W - 1 + t;
-    if (t >= p.t0)
-        write_floats((T *)a.dx.data + (p.b * a.T + t) * a.dx.ld + p.c, dx);
-    else if (t < 0 && before >= 0 && a.dhalo.data)
+    if (t < 0 && before >= 0 && a.dhalo.data)
         write_floats((float *)a.dhalo.data + (p.b * (a.W - 1) + before) * a.dhalo.ld + p.c, dx);
 }
 
-template <class T, int N, int W>
-__device__ __forceinline__ void bwd_stretch(const struct conv1d &a, const struct place &p, struct gradients<N, W> &d)
+/* As fwd_group. dx_row: that of the token W-1 before the group. known: as many of the stretch's tokens, and the W-1
+ * beyond, as there are. */
+template <bool FULL, bool SILU, class T, int N, int W>
+__device__ __forceinline__ void bwd_group(const struct conv1d &a, const struct place &p, const struct filter<N, W> &f, int at,
+                                          int known, ring<T, N, 2> &ring, T *dx_row, float (&x)[W - 1 + GROUP][N],
+                                          struct gradients<N, W> &d)
 {
-    const T *rows = (const T *)a.x.data + p.b * a.T * a.x.ld + p.c;
-    const T *dys = (const T *)a.dy.data + p.b * a.T * a.dy.ld + p.c;
-    int64_t end = p.t1 + W - 1, known = end < a.T ? end : a.T;
-    struct filter<N, W> f;
-    float x[W][N], g[N], dy[N];
+    UNROLL
+    for (int i = 0; i < GROUP; i++) {
+        int now = W - 1 + i;
+        float g[N], dy[N];
+        if (!FULL && at + i >= p.tokens + W - 1)
+            break;
+        for (int k = 0; k < N; k++)
+            d.dx[now][k] = 0.0f;
+        if (FULL || at + i < known) {
+            int n = FULL ? W : taps(a, p.b, p.t0 + at + i);
+            ring.at(at + i, 0).get(x[now]);
+            ring.at(at + i, 1).get(dy);
+            if (SILU) {
+                f.apply(g, x, now, n);
+                silu_grad(g, dy);
+            }
+            d.add(f, SILU ? g : dy, x, now, n, FULL || at + i < p.tokens);
+        }
+        if (at >= W - 1 - i)
+            write_floats(dx_row + i * a.dx.ld, d.dx[i]);
+        else if (!FULL)
+            write_dhalo(a, p, p.t0 + at + i - (W - 1), d.dx[i]);
+    }
+    move_on<N, W>(x);
+    move_on<N, W>(d.dx);
+}
 
+template <bool SILU, class T, int N, int W>
+__device__ __forceinline__ void bwd_stretch(const struct conv1d &a, const struct place &p, ring<T, N, 2> &ring,
+                                            struct gradients<N, W> &d)
+{
+    constexpr int AHEAD = (ring.GROUPS - 1) * GROUP;
+    const T *in = (const T *)a.x.data + (p.b * a.T + p.t0) * a.x.ld + p.c;
+    const T *in_dy = (const T *)a.dy.data + (p.b * a.T + p.t0) * a.dy.ld + p.c;
+    T *dx_row = (T *)a.dx.data + (p.b * a.T + p.t0 - (W - 1)) * a.dx.ld + p.c;
+    int end = p.tokens + W - 1, known = (int)(p.t0 + end < a.T ? end : a.T - p.t0);
+    struct filter<N, W> f;
+    float x[W - 1 + GROUP][N];
+
+    for (int at = 0; at < AHEAD; at += GROUP) {
+        ring.bring(at, 0, known, in, a.x.ld);
+        ring.bring(at, 1, known, in_dy, a.dy.ld);
+        copy_async_commit();
+    }
+    full_groups<W> full(a, p, known);
     f.load(a, p.c);
     for (int j = 0; j < W - 1; j++)
-        input<T>(a, x[j], p.b, p.t0 - 1 - j, p.c);
-    for (int64_t t = p.t0; t < end; t += AT_ONCE) {
-        elements<T, N> next[AT_ONCE], next_dy[AT_ONCE];
-        int n[AT_ONCE];
-        for (int i = 0; i < AT_ONCE; i++)
-            if (t + i < known) {
-                next[i].read(rows + (t + i) * a.x.ld);
-                next_dy[i].read(dys + (t + i) * a.dy.ld);
-                n[i] = taps(a, p.b, t + i);
-            }
-        for (int i = 0; i < AT_ONCE; i++) {
-            if (t + i >= end)
-                break;
-            move_on(x);
-            move_on(d.dx);
-            for (int k = 0; k < N; k++)
-                d.dx[0][k] = 0.0f;
-            if (t + i < known) {
-                next[i].get(x[0]);
-                next_dy[i].get(dy);
-                f.apply(g, x, n[i]);
-                act_grad(g, dy, a.silu);
-                d.add(f, g, x, n[i], t + i < p.t1);
-            }
-            write_dx<T, N, W>(a, p, t + i - (W - 1), d.dx[W - 1]);
-        }
+        input<T>(a, x[j], p.b, p.t0 - (W - 1) + j, p.c);
+    for (int at = 0; at < end; at += GROUP, dx_row += GROUP * a.dx.ld) {
+        bool all = at + GROUP <= p.tokens && full.has(at);
+        copy_async_wait<ring.GROUPS - 2>();
+        ring.bring(at + AHEAD, 0, known, in, a.x.ld);
+        ring.bring(at + AHEAD, 1, known, in_dy, a.dy.ld);
+        copy_async_commit();
+        full.look(at + GROUP);
+        if (W == 4 && all)
+            bwd_group<W == 4, SILU>(a, p, f, at, known, ring, dx_row, x, d);
+        else
+            bwd_group<false, SILU>(a, p, f, at, known, ring, dx_row, x, d);
     }
 }
 
 /* part [W+1,C] of each block: dw by tap, then dbias */
-template <class T, int N, int W>
-__global__ void __launch_bounds__(32 * STRETCHES, RESIDENT) conv1d_bwd_kernel(struct conv1d a, struct cut cut)
+template <class T, int N, int W, bool SILU>
+__global__ void __launch_bounds__(32 * STRETCHES, BWD_RESIDENT) conv1d_bwd_kernel(struct conv1d a, struct cut cut)
 {
+    __shared__ ring<T, N, 2> ring;
     __shared__ float room[STRETCHES][W + 1][32 * N + 1];
     struct place p = place_of(a, cut, N);
     float *part = (float *)a.work + blockIdx.x / cut.columns * (a.W + 1) * a.C;
@@ -233,7 +333,7 @@ __global__ void __launch_bounds__(32 * STRETCHES, RESIDENT) conv1d_bwd_kernel(st
     struct gradients<N, W> d = {};
 
     if (p.valid)
-        bwd_stretch<T, N, W>(a, p, d);
+        bwd_stretch<SILU, T, N, W>(a, p, ring, d);
     for (int j = 0; j <= W; j++)
         for (int k = 0; k < N; k++)
             room[threadIdx.y][j][32 * k + threadIdx.x] = j < W ? d.dw[j < W ? j : 0][k] : d.dbias[k];
@@ -278,26 +378,27 @@ template <class T> __global__ void __launch_bounds__(256) conv1d_step_kernel(str
         return;
     float *halo = (float *)a.halo.data + b * rows * a.halo.ld + c;
     f.load(a, c);
-    x[0][0] = to_float(((const T *)a.x.data)[b * a.x.ld + c]);
+    x[MAXW - 1][0] = to_float(((const T *)a.x.data)[b * a.x.ld + c]);
     for (int j = 1; j < MAXW; j++)
-        x[j][0] = j <= rows ? halo[(rows - j) * a.halo.ld] : 0.0f;
-    f.apply(y, x, (int)a.W);
+        x[MAXW - 1 - j][0] = j <= rows ? halo[(rows - j) * a.halo.ld] : 0.0f;
+    f.apply(y, x, MAXW - 1, (int)a.W);
     ((T *)a.y.data)[b * a.y.ld + c] = from_float<T>(a.silu ? y[0] * sigmoid(y[0]) : y[0]);
     for (int j = 0; j < MAXW - 1; j++)
         if (j < rows)
-            halo[(rows - 1 - j) * a.halo.ld] = x[j][0];
+            halo[(rows - 1 - j) * a.halo.ld] = x[MAXW - 1 - j][0];
 }
 
-struct cut cut_of(const struct conv1d *a, int n)
+struct cut cut_of(const struct conv1d *a, int n, int resident)
 {
     struct cut c;
     c.columns = ceil_div(a->C, 32 * n);
-    c.per = (int64_t)cuda_processors() * RESIDENT * STRETCHES / (c.columns * a->B);
+    c.per = (int64_t)cuda_processors() * resident * STRETCHES / (c.columns * a->B);
     if (c.per < ceil_div(a->T, MOST))
         c.per = ceil_div(a->T, MOST);
     if (c.per > ceil_div(a->T, LEAST))
         c.per = ceil_div(a->T, LEAST);
-    c.length = ceil_div(a->T, c.per);
+    c.length = round_up(ceil_div(a->T, c.per), GROUP);
+    c.per = ceil_div(a->T, c.length);
     return c;
 }
 
@@ -305,19 +406,26 @@ int64_t blocks_down(const struct conv1d *a, const struct cut *c) { return ceil_d
 
 template <class T, int N, int W> void launch_fwd(const struct conv1d *a)
 {
-    struct cut c = cut_of(a, N);
-    LAUNCH((conv1d_fwd_kernel<T, N, W>), (unsigned)(blocks_down(a, &c) * c.columns), dim3(32, STRETCHES), 0, *a, c);
+    struct cut c = cut_of(a, N, FWD_RESIDENT);
+    unsigned blocks = (unsigned)(blocks_down(a, &c) * c.columns);
+    if (a->silu)
+        LAUNCH((conv1d_fwd_kernel<T, N, W, true>), blocks, dim3(32, STRETCHES), 0, *a, c);
+    else
+        LAUNCH((conv1d_fwd_kernel<T, N, W, false>), blocks, dim3(32, STRETCHES), 0, *a, c);
 }
 
 template <class T, int N, int W> void launch_bwd(const struct conv1d *a)
 {
-    struct cut c = cut_of(a, N);
+    struct cut c = cut_of(a, N, BWD_RESIDENT);
     int64_t parts = blocks_down(a, &c);
     const float *part = (const float *)a->work;
     struct add_parts dw = { parts, a->C, (a->W + 1) * a->C, a->W, a->C, 1, a->dw.ld, part, (float *)a->dw.data };
     struct add_parts dbias = { parts, a->C, dw.ld, 1, 0, 0, 1, part + a->W * a->C, (float *)a->dbias.data };
 
-    LAUNCH((conv1d_bwd_kernel<T, N, W>), (unsigned)(parts * c.columns), dim3(32, STRETCHES), 0, *a, c);
+    if (a->silu)
+        LAUNCH((conv1d_bwd_kernel<T, N, W, true>), (unsigned)(parts * c.columns), dim3(32, STRETCHES), 0, *a, c);
+    else
+        LAUNCH((conv1d_bwd_kernel<T, N, W, false>), (unsigned)(parts * c.columns), dim3(32, STRETCHES), 0, *a, c);
     cuda_add_parts(&dw);
     if (a->dbias.data)
         cuda_add_parts(&dbias);
@@ -347,7 +455,7 @@ size_t cuda_conv1d_work(const struct conv1d *a)
 {
     if (empty(a))
         return 0;
-    int64_t at_once = (int64_t)cuda_processors() * RESIDENT * STRETCHES / ceil_div(a->C, 32 * 4);
+    int64_t at_once = (int64_t)cuda_processors() * BWD_RESIDENT * STRETCHES / ceil_div(a->C, 32 * 4);
     int64_t long_ones = a->B * ceil_div(a->T, MOST), short_ones = a->B * ceil_div(a->T, LEAST);
     int64_t most = at_once > long_ones ? at_once : long_ones;
     return (size_t)(ceil_div(most < short_ones ? most : short_ones, STRETCHES) * (a->W + 1) * a->C) * sizeof(float);
@@ -360,11 +468,10 @@ void cuda_conv1d_fwd(const struct conv1d *a)
     if (empty(a))
         return;
     WITH_TYPE(a->x.dtype, T, {
-        constexpr int N = 16 / sizeof(T);
-        if (a->W == 4 && wide(a, N))
-            launch_fwd<T, N, 4>(a);
-        else if (wide(a, 4))
-            launch_fwd<T, 4, MAXW>(a);
+        if (a->W == 4 && wide(a, 4))
+            launch_fwd<T, 4, 4>(a);
+        else if (wide(a, 2))
+            launch_fwd<T, 2, MAXW>(a);
         else
             launch_fwd<T, 1, MAXW>(a);
         if (a->halo_out.data && a->W > 1)

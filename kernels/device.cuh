@@ -179,8 +179,8 @@ __device__ __forceinline__ void await(const int *flag)
 }
 #endif
 
-/* Off by some units in the last place, by 2^-126 below x = -87: __fdividef gives 0 there. */
-__device__ __forceinline__ float sigmoid(float x) { return __fdividef(1.0f, 1.0f + __expf(-x)); }
+/* Off by some units in the last place, by 2^-126 below x = -87: fast_rcp gives 0 there. */
+__device__ __forceinline__ float sigmoid(float x) { return fast_rcp(1.0f + fast_exp2(-1.44269504f * x)); }
 /* log(1 + e^x); beyond 20 it is x to the last bit of a float. log1pf keeps small results exact. */
 __device__ __forceinline__ float softplus(float x) { return x > 20.0f ? x : log1pf(expf(x)); }
 
@@ -239,6 +239,7 @@ inline void copy_async16(void *shared, const void *global, bool valid)
     else
         memset(shared, 0, 16);
 }
+template <int BYTES> inline void copy_async(void *shared, const void *global) { memcpy(shared, global, BYTES); }
 inline void copy_async_commit() {}
 template <int N> inline void copy_async_wait() {}
 #else
@@ -293,6 +294,17 @@ __device__ __forceinline__ void copy_async16(void *shared, const void *global, b
     int bytes = valid ? 16 : 0;
     asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;"
                  :: "r"((uint32_t)__cvta_generic_to_shared(shared)), "l"(global), "r"(bytes) : "memory");
+}
+/* The same for 4 or 8 bytes, aligned to as many; 2 are copied at once. */
+template <int BYTES> __device__ __forceinline__ void copy_async(void *shared, const void *global)
+{
+    if constexpr (BYTES == 16)
+        copy_async16(shared, global, true);
+    else if constexpr (BYTES == 2)
+        *(uint16_t *)shared = *(const uint16_t *)global;
+    else
+        asm volatile("cp.async.ca.shared.global [%0], [%1], %2;"
+                     :: "r"((uint32_t)__cvta_generic_to_shared(shared)), "l"(global), "n"(BYTES) : "memory");
 }
 __device__ __forceinline__ void copy_async_commit() { asm volatile("cp.async.commit_group;" ::: "memory"); }
 template <int N> __device__ __forceinline__ void copy_async_wait()

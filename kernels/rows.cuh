@@ -14,7 +14,7 @@ template <int N> struct alignas(4 * N) words {
 
 template <class T, int N> struct elements {
     static constexpr int BYTES = sizeof(T) * N, AT_ONCE = BYTES < 16 ? BYTES / 4 : 4;
-    uint32_t u[BYTES / 4];
+    alignas(AT_ONCE * 4) uint32_t u[BYTES / 4];
 
     __device__ __forceinline__ void read(const T *p)
     {
