@@ -1,24 +1,27 @@
 /* act.cu - activations on the GPU: gelu, its tanh approximation, squared relu, silu, soft cap; with a gate or without
  * SPDX-License-Identifier: MIT
  *
- * Formulas: act.c. Every tensor is read or written once. Exponentials are __expf's, whose relative error of
- * 1e-6 to 1e-5 (large arguments, where the result is next to 0 or 1) adds to an activation what rounding to bf16
- * hides and what float training does not see. f and f' share them.
+ * Formulas: act.c. Every tensor is read or written once; in bf16 that leaves few instructions for an element.
+ * So exponentials are 2^(x log2 e) in two of them, whose relative error of 1e-6 to 1e-5 (large arguments, where the
+ * result is next to 0 or 1) adds to an activation what rounding to bf16 hides and what float training does not see.
+ * f and f' share them.
  */
 #include "cells.cuh"
 
 namespace {
 
-enum { FWD_PACKS = 4, BWD_PACKS = 2 };
+enum { FWD_PACKS = 2, BWD_PACKS = 2 };
 
-/* __fdividef: a reciprocal to 1 ulp, no branches; 0 for a divisor beyond 2^126, where 1/(1+e) may as well be 0. */
-__device__ __forceinline__ float fast_sigmoid(float x) { return __fdividef(1.0f, 1.0f + __expf(-x)); }
+constexpr float LOG2E = 1.442695041f;
+
+/* Four instructions; what they flush to 0 may as well be 0. */
+__device__ __forceinline__ float fast_sigmoid(float x) { return fast_rcp(1.0f + fast_exp2(-LOG2E * x)); }
 
 /* Phi(x), the normal distribution function, and its density, by vmath.h's fit of erfc: t P(t) exp(-x^2/2)/2 is
  * the tail, t = 1/(1+0.4|x|/sqrt 2). */
 __device__ __forceinline__ float normal(float x, float *density)
 {
-    float t = __fdividef(1.0f, 1.0f + 0.4f * 0.70710678f * fabsf(x)), e = __expf(-0.5f * x * x), q;
+    float t = fast_rcp(1.0f + 0.4f * 0.70710678f * fabsf(x)), e = fast_exp2(-0.5f * LOG2E * (x * x)), q;
 
     q = -3.350112687e-2f;
     q = q * t + 2.187853561e-1f;
@@ -67,7 +70,7 @@ __global__ void __launch_bounds__(CELL_THREADS)
     act_fwd_kernel(cells c, matrix<const T> x, matrix<const T> u, matrix<T> y, float cap)
 {
     cell_walk<FWD_PACKS> walk(c);
-    pack<T, N> xs[FWD_PACKS], us[FWD_PACKS];
+    elements<T, N> xs[FWD_PACKS], us[FWD_PACKS];
     T *to[FWD_PACKS];
     float inverse = 1.0f / cap, slope;
 
@@ -77,21 +80,26 @@ __global__ void __launch_bounds__(CELL_THREADS)
         to[k] = nullptr;
         if (!walk.at(k, &row, &p))
             continue;
-        xs[k] = load_pack<T, N>(x.at(row, p * N));
+        xs[k].read(x.at(row, p * N));
         if (GATED)
-            us[k] = load_pack<T, N>(u.at(row, p * N));
+            us[k].read(u.at(row, p * N));
         to[k] = y.at(row, p * N);
     }
 #pragma unroll
     for (int k = 0; k < FWD_PACKS; k++) {
         if (!to[k])
             continue;
+        float v[N], gate[N];
+        xs[k].get(v);
+        if (GATED)
+            us[k].get(gate);
 #pragma unroll
         for (int i = 0; i < N; i++) {
-            float f = value<KIND>(to_float(xs[k].v[i]), cap, inverse, &slope);
-            xs[k].v[i] = from_float<T>(GATED ? f * to_float(us[k].v[i]) : f);
+            v[i] = value<KIND>(v[i], cap, inverse, &slope);
+            if (GATED)
+                v[i] *= gate[i];
         }
-        store_pack(to[k], xs[k]);
+        write_floats(to[k], v);
     }
 }
 
@@ -101,7 +109,7 @@ __global__ void __launch_bounds__(CELL_THREADS)
     act_bwd_kernel(cells c, matrix<const T> x, matrix<const T> u, matrix<const T> dy, matrix<T> dx, matrix<T> du, float cap)
 {
     cell_walk<BWD_PACKS> walk(c);
-    pack<T, N> xs[BWD_PACKS], us[BWD_PACKS], gs[BWD_PACKS];
+    elements<T, N> xs[BWD_PACKS], us[BWD_PACKS], gs[BWD_PACKS];
     float inverse = 1.0f / cap;
     int64_t row, p;
 
@@ -109,24 +117,29 @@ __global__ void __launch_bounds__(CELL_THREADS)
     for (int k = 0; k < BWD_PACKS; k++) {
         if (!walk.at(k, &row, &p))
             continue;
-        xs[k] = load_pack<T, N>(x.at(row, p * N));
-        gs[k] = load_pack<T, N>(dy.at(row, p * N));
+        xs[k].read(x.at(row, p * N));
+        gs[k].read(dy.at(row, p * N));
         if (GATED)
-            us[k] = load_pack<T, N>(u.at(row, p * N));
+            us[k].read(u.at(row, p * N));
     }
 #pragma unroll
     for (int k = 0; k < BWD_PACKS; k++) {
         if (!walk.at(k, &row, &p))
             continue;
+        float v[N], g[N], gate[N];
+        xs[k].get(v);
+        gs[k].get(g);
+        if (GATED)
+            us[k].get(gate);
 #pragma unroll
         for (int i = 0; i < N; i++) {
-            float slope, f = value<KIND>(to_float(xs[k].v[i]), cap, inverse, &slope), g = to_float(gs[k].v[i]);
-            gs[k].v[i] = from_float<T>(g * f);
-            xs[k].v[i] = from_float<T>(GATED ? g * to_float(us[k].v[i]) * slope : g * slope);
+            float slope, f = value<KIND>(v[i], cap, inverse, &slope);
+            v[i] = GATED ? g[i] * gate[i] * slope : g[i] * slope;
+            g[i] *= f;
         }
-        store_pack(dx.at(row, p * N), xs[k]);
+        write_floats(dx.at(row, p * N), v);
         if (GATED)
-            store_pack(du.at(row, p * N), gs[k]);
+            write_floats(du.at(row, p * N), g);
     }
 }
 

@@ -9,7 +9,7 @@
 #ifndef SSM_CELLS_CUH
 #define SSM_CELLS_CUH
 
-#include "device.cuh"
+#include "rows.cuh"
 
 enum { CELL_THREADS = 256 };
 
@@ -23,22 +23,27 @@ template <class T> static inline matrix<T> matrix_of(const struct tensor *t) { r
 
 struct cells {
     int64_t total;
-    uint32_t packs; /* of a row */
+    uint32_t packs;        /* of a row */
+    uint32_t times, shift; /* n / packs = (n + (n times >> 32)) >> shift, n < 2^31: a division costs as much as a pack */
 };
 
 static inline cells cells_of(const char *op, int64_t M, int64_t packs)
 {
-    if (packs > INT32_MAX)
+    uint32_t shift = 0;
+
+    if (packs > 1 << 30)
         cuda_fault(op, "D", "is too large");
-    return { M * packs, (uint32_t)packs };
+    while (1ll << shift < packs)
+        shift++;
+    return { M * packs, (uint32_t)packs, (uint32_t)((((1ull << shift) - packs) << 32) / packs + 1), shift };
 }
 
 static inline unsigned cells_grid(const cells &c, int R) { return (unsigned)ceil_div(c.total, (int64_t)CELL_THREADS * R); }
 
-/* The packs of this thread. One long division a block; the others are of 32 bits. */
+/* The packs of this thread. One long division a block. */
 template <int R> struct cell_walk {
     int64_t row0, left;
-    uint32_t pack0, packs;
+    uint32_t pack0, packs, times, shift;
 
     __device__ __forceinline__ explicit cell_walk(const cells &c)
     {
@@ -47,6 +52,8 @@ template <int R> struct cell_walk {
         pack0 = (uint32_t)(first - row0 * c.packs);
         left = c.total - first;
         packs = c.packs;
+        times = c.times;
+        shift = c.shift;
     }
     /* Where the k-th of them is; false: beyond the end. */
     __device__ __forceinline__ bool at(int k, int64_t *row, int64_t *pack) const
@@ -55,8 +62,9 @@ template <int R> struct cell_walk {
         if (i >= left)
             return false;
         i += pack0;
-        *row = row0 + i / packs;
-        *pack = i % packs;
+        uint32_t rows = (i + (uint32_t)((uint64_t)i * times >> 32)) >> shift;
+        *row = row0 + rows;
+        *pack = i - rows * packs;
         return true;
     }
 };
