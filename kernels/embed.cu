@@ -15,9 +15,9 @@
 namespace {
 
 enum { FWD_PACKS = 4 };
-enum { BITS = 9, DIGITS = 1 << BITS, SORT_THREADS = DIGITS, WARPS = SORT_THREADS / 32, ROUNDS = 8 };
+enum { BITS = 9, DIGITS = 1 << BITS, SORT_THREADS = DIGITS, WARPS = SORT_THREADS / 32, ROUNDS = 4 };
 enum { TILE = SORT_THREADS * ROUNDS };
-enum { PIECE = 64, BATCH = 4 };
+enum { PIECE = 32, BATCH = 4, PARTS = 2 };
 
 float scale_of(const struct embed *a) { return a->scale == 0 ? 1.0f : (float)a->scale; }
 
@@ -28,7 +28,8 @@ __global__ void __launch_bounds__(CELL_THREADS)
     gather_kernel(cells c, const int32_t *ids, int32_t V, float scale, matrix<const T> table, matrix<Y> y)
 {
     cell_walk<FWD_PACKS> walk(c);
-    pack<T, N> in[FWD_PACKS];
+    elements<T, N> in[FWD_PACKS];
+    Y *to[FWD_PACKS];
     int32_t id[FWD_PACKS];
     int64_t row, p;
 
@@ -36,19 +37,25 @@ __global__ void __launch_bounds__(CELL_THREADS)
     for (int k = 0; k < FWD_PACKS; k++)
         id[k] = walk.at(k, &row, &p) ? ids[row] : -1;
 #pragma unroll
-    for (int k = 0; k < FWD_PACKS; k++)
-        if (walk.at(k, &row, &p) && id[k] >= 0 && id[k] < V)
-            in[k] = load_pack<T, N>(table.at(id[k], p * N));
-#pragma unroll
     for (int k = 0; k < FWD_PACKS; k++) {
+        to[k] = nullptr;
+        in[k].clear();
         if (!walk.at(k, &row, &p))
             continue;
-        bool there = id[k] >= 0 && id[k] < V;
-        pack<Y, N> out;
+        to[k] = y.at(row, p * N);
+        if (id[k] >= 0 && id[k] < V)
+            in[k].read(table.at(id[k], p * N));
+    }
+#pragma unroll
+    for (int k = 0; k < FWD_PACKS; k++) {
+        if (!to[k])
+            continue;
+        float v[N], by = id[k] >= 0 && id[k] < V ? scale : NAN;
+        in[k].get(v);
 #pragma unroll
         for (int i = 0; i < N; i++)
-            out.v[i] = from_float<Y>(there ? scale * to_float(in[k].v[i]) : NAN);
-        store_pack(y.at(row, p * N), out);
+            v[i] *= by;
+        write_floats(to[k], v);
     }
 }
 
@@ -82,13 +89,17 @@ __global__ void __launch_bounds__(SORT_THREADS)
     __shared__ int32_t n[DIGITS];
     int64_t i0 = (int64_t)blockIdx.x * TILE + threadIdx.x;
 
+    int32_t key[ROUNDS];
+
     n[threadIdx.x] = 0;
+#pragma unroll
+    for (int k = 0; k < ROUNDS; k++)
+        key[k] = i0 + k * SORT_THREADS < M ? key_of(keys[i0 + k * SORT_THREADS], V) : -1;
     __syncthreads();
-    for (int k = 0; k < ROUNDS; k++) {
-        int64_t i = i0 + k * SORT_THREADS;
-        if (i < M)
-            atomicAdd(&n[key_of(keys[i], V) >> shift & (DIGITS - 1)], 1);
-    }
+#pragma unroll
+    for (int k = 0; k < ROUNDS; k++)
+        if (key[k] >= 0)
+            atomicAdd(&n[key[k] >> shift & (DIGITS - 1)], 1);
     __syncthreads();
     count[(int64_t)blockIdx.x * DIGITS + threadIdx.x] = n[threadIdx.x];
 }
@@ -99,7 +110,7 @@ __device__ int32_t first_place(const int32_t *count, int32_t *room)
     int lane = threadIdx.x % 32, warp = threadIdx.x / 32;
     int32_t before = 0, total = 0, sum, warps_before = 0;
 
-#pragma unroll 4
+#pragma unroll 16
     for (unsigned tile = 0; tile < gridDim.x; tile++) {
         int32_t n = count[(int64_t)tile * DIGITS + threadIdx.x];
         total += n;
@@ -140,14 +151,22 @@ __global__ void __launch_bounds__(SORT_THREADS)
     __shared__ int32_t place[WARPS][DIGITS], room[WARPS]; /* place: first counts of a warp's digits */
     int lane = threadIdx.x % 32, warp = threadIdx.x / 32;
     int64_t i0 = (int64_t)blockIdx.x * TILE + warp * (ROUNDS * 32) + lane;
-    int32_t key[ROUNDS], rank[ROUNDS], next = first_place(count, room);
+    int32_t key[ROUNDS], row[ROUNDS], rank[ROUNDS];
 
+#pragma unroll
+    for (int k = 0; k < ROUNDS; k++) { /* on their way while the tiles are counted */
+        int64_t i = i0 + k * 32;
+        key[k] = i < M ? keys[i] : 0;
+        row[k] = rows && i < M ? rows[i] : (int32_t)i;
+    }
+    int32_t next = first_place(count, room);
     for (int w = 0; w < WARPS; w++)
         place[w][threadIdx.x] = 0;
     __syncthreads();
+#pragma unroll
     for (int k = 0; k < ROUNDS; k++) {
         int64_t i = i0 + k * 32;
-        key[k] = i < M ? key_of(keys[i], V) : 0;
+        key[k] = key_of(key[k], V);
         int digit = key[k] >> shift & (DIGITS - 1);
         unsigned peers = peers_of(digit, i < M), below = peers & ((1u << lane) - 1);
         rank[k] = place[warp][digit] + __popc(below);
@@ -163,13 +182,13 @@ __global__ void __launch_bounds__(SORT_THREADS)
         next += n;
     }
     __syncthreads();
+#pragma unroll
     for (int k = 0; k < ROUNDS; k++) {
-        int64_t i = i0 + k * 32;
-        if (i >= M)
-            break;
+        if (i0 + k * 32 >= M)
+            continue;
         int32_t to = place[warp][key[k] >> shift & (DIGITS - 1)] + rank[k];
         keys_out[to] = key[k];
-        rows_out[to] = rows ? rows[i] : (int32_t)i;
+        rows_out[to] = row[k];
     }
 }
 
@@ -183,19 +202,25 @@ struct sums {
     float *part;              /* [pieces][2][stride]: of the run that came in, of the one that goes on */
 };
 
-template <int N> __device__ __forceinline__ void add(pack<float, N> &to, const pack<float, N> &x, float scale)
+/* sums of N columns at p += scale x */
+template <int N> __device__ __forceinline__ void add_to(float *p, const elements<float, N> &old, const float (&x)[N], float scale)
 {
+    float v[N];
+
+    old.get(v);
 #pragma unroll
     for (int j = 0; j < N; j++)
-        to.v[j] += scale * x.v[j];
+        v[j] += scale * x[j];
+    write_floats(p, v);
 }
 
+/* A thread has PARTS times N columns, blockDim.x N apart, so that a warp's accesses lie side by side in both dtypes. */
 template <class T, int N>
 __global__ void __launch_bounds__(CELL_THREADS) sum_kernel(sums s, matrix<const T> dy, matrix<float> dtable)
 {
     __shared__ int32_t keys[PIECE + 2], rows[PIECE]; /* keys: with the one before and the one behind, -1 if none */
     const int32_t *key = keys + 1;
-    int64_t i0 = (int64_t)blockIdx.x * PIECE, col = ((int64_t)blockIdx.y * blockDim.x + threadIdx.x) * N;
+    int64_t i0 = (int64_t)blockIdx.x * PIECE, col[PARTS];
     int n = (int)min((int64_t)PIECE, s.M - i0);
 
     for (int t = threadIdx.x; t < n + 2; t += blockDim.x)
@@ -203,44 +228,60 @@ __global__ void __launch_bounds__(CELL_THREADS) sum_kernel(sums s, matrix<const 
     for (int t = threadIdx.x; t < n; t += blockDim.x)
         rows[t] = s.row[i0 + t];
     __syncthreads();
-    if (col >= s.D)
-        return;
+    UNROLL
+    for (int c = 0; c < PARTS; c++)
+        col[c] = (((int64_t)blockIdx.y * PARTS + c) * blockDim.x + threadIdx.x) * N;
 
-    float *part = s.part + (int64_t)blockIdx.x * 2 * s.stride + col;
-    pack<float, N> sum = {};
+    float *part = s.part + (int64_t)blockIdx.x * 2 * s.stride;
+    float sum[PARTS][N] = {};
     for (int i = 0; i < n; i += BATCH) {
-        pack<T, N> x[BATCH] = {};
-        pack<float, N> old[BATCH] = {};
-#pragma unroll
+        elements<T, N> x[BATCH][PARTS];
+        elements<float, N> old[BATCH][PARTS];
+        UNROLL
         for (int j = 0; j < BATCH; j++) {
-            if (i + j >= n)
-                continue;
-            int32_t k = key[i + j];
-            x[j] = load_pack<T, N>(dy.at(rows[i + j], col));
-            if (k != key[i + j + 1] && k != key[-1] && k < s.V)
-                old[j] = load_pack<float, N>(dtable.at(k, col));
-        }
-#pragma unroll
-        for (int j = 0; j < BATCH; j++) {
-            if (i + j >= n)
-                continue;
-            int32_t k = key[i + j];
-#pragma unroll
-            for (int e = 0; e < N; e++)
-                sum.v[e] += to_float(x[j].v[e]);
-            if (k == key[i + j + 1])
-                continue; /* the run goes on */
-            if (k == key[-1]) {
-                store_pack(part, sum);
-            } else if (k < s.V) {
-                add(old[j], sum, s.scale);
-                store_pack(dtable.at(k, col), old[j]);
+            int32_t k = i + j < n ? key[i + j] : -1;
+            bool whole = i + j < n && k != key[i + j + 1] && k != key[-1] && k < s.V;
+            UNROLL
+            for (int c = 0; c < PARTS; c++) {
+                x[j][c].clear();
+                old[j][c].clear();
+                if (i + j < n && col[c] < s.D)
+                    x[j][c].read(dy.at(rows[i + j], col[c]));
+                if (whole && col[c] < s.D)
+                    old[j][c].read(dtable.at(k, col[c]));
             }
-            sum = {};
+        }
+        UNROLL
+        for (int j = 0; j < BATCH; j++) {
+            if (i + j >= n)
+                continue;
+            int32_t k = key[i + j];
+            bool ends = k != key[i + j + 1];
+            UNROLL
+            for (int c = 0; c < PARTS; c++) {
+                float v[N];
+                x[j][c].get(v);
+                UNROLL
+                for (int e = 0; e < N; e++)
+                    sum[c][e] += v[e];
+                if (!ends)
+                    continue; /* the run goes on */
+                if (col[c] < s.D && k == key[-1])
+                    write_floats(part + col[c], sum[c]);
+                else if (col[c] < s.D && k < s.V)
+                    add_to(dtable.at(k, col[c]), old[j][c], sum[c], s.scale);
+                UNROLL
+                for (int e = 0; e < N; e++)
+                    sum[c][e] = 0.0f;
+            }
         }
     }
-    if (key[n - 1] == key[n])
-        store_pack(part + (key[n - 1] == key[-1] ? 0 : s.stride), sum);
+    if (key[n - 1] != key[n])
+        return;
+    UNROLL
+    for (int c = 0; c < PARTS; c++)
+        if (col[c] < s.D)
+            write_floats(part + (key[n - 1] == key[-1] ? 0 : s.stride) + col[c], sum[c]);
 }
 
 /* The block of the piece in which a run begins that crosses pieces adds up its parts. */
@@ -261,13 +302,18 @@ template <int N> __global__ void __launch_bounds__(CELL_THREADS) join_kernel(sum
         else
             none = middle;
     }
-    auto sum = load_pack<float, N>(s.part + (2 * p + 1) * s.stride + col);
+    float sum[N], more[N];
+    elements<float, N> old;
+    old.read(dtable.at(id, col));
+    read_floats(sum, s.part + (2 * p + 1) * s.stride + col);
 #pragma unroll 8
-    for (int64_t q = p + 1; q <= last; q++)
-        add(sum, load_pack<float, N>(s.part + 2 * q * s.stride + col), 1.0f);
-    auto old = load_pack<float, N>(dtable.at(id, col));
-    add(old, sum, s.scale);
-    store_pack(dtable.at(id, col), old);
+    for (int64_t q = p + 1; q <= last; q++) {
+        read_floats(more, s.part + 2 * q * s.stride + col);
+#pragma unroll
+        for (int e = 0; e < N; e++)
+            sum[e] += more[e];
+    }
+    add_to(dtable.at(id, col), old, sum, s.scale);
 }
 
 /* ---- backward: the host's side ---- */
@@ -316,13 +362,22 @@ int sort(const struct embed *a, const layout &l, unsigned char *work)
     return to;
 }
 
+/* A grid over pieces and columns, a thread having `each` columns. */
+dim3 pieces(const struct embed *a, int64_t each, unsigned *threads)
+{
+    int64_t width = ceil_div(a->D, each), blocks = ceil_div(width, CELL_THREADS);
+
+    *threads = (unsigned)round_up(ceil_div(width, blocks), 32);
+    return dim3((unsigned)ceil_div(a->M, PIECE), (unsigned)blocks);
+}
+
 template <class T, int N> void sum(const struct embed *a, const sums &s)
 {
-    int64_t packs = a->D / N, blocks = ceil_div(packs, CELL_THREADS);
-    unsigned threads = (unsigned)round_up(ceil_div(packs, blocks), 32);
-    dim3 grid((unsigned)ceil_div(a->M, PIECE), (unsigned)blocks);
+    unsigned threads;
+    dim3 grid = pieces(a, N * PARTS, &threads);
 
     LAUNCH((sum_kernel<T, N>), grid, threads, 0, s, matrix_of<const T>(&a->dy), matrix_of<float>(&a->dtable));
+    grid = pieces(a, N, &threads);
     LAUNCH((join_kernel<N>), grid, threads, 0, s, matrix_of<float>(&a->dtable));
 }
 
