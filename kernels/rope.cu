@@ -1,25 +1,29 @@
 /* rope.cu - rotary position embedding, in place
  * SPDX-License-Identifier: MIT
  *
- * Angles are counted in quarter turns, q = pos base^(-2i/R) 2/pi, in double, as rope.c does: what is left
- * of q after its nearest whole number goes through polynomials in float, and the whole number mod 4 says
- * which of +-sin and +-cos these are. A block has TOKENS tokens: it makes their sines and cosines once, in
- * shared memory, then turns all heads. The rotated part of x is read and written once.
+ * Angles are counted in quarter turns, q = pos base^(-2i/R) 2/pi, in double, as rope.c does: what is left of q after its
+ * nearest whole number goes through polynomials in float, and the whole number mod 4 says which of +-sin and
+ * +-cos these are. A thread makes the sines and cosines of N pairs of a token, once, and turns them in several
+ * heads. The rotated part of x is read and written once.
  */
-#include "device.cuh"
+#include "rows.cuh"
 
-constexpr int PAIRS = 128, TOKENS = 8, THREADS = 256;
+constexpr int PAIRS = 128, THREADS = 256, BATCH = 2;
 
 struct frequencies { /* of PAIRS pairs from i0 on, in quarter turns a position */
     double f[PAIRS];
 };
 
-/* Sine and cosine of q quarter turns, |q| < 2^51. The polynomials are vmath.h's. */
+/* Sine and cosine of q quarter turns, |q| < 2^51: 1.5 2^52 rounds to a whole number and leaves it in the low bits of the
+ * sum. The polynomials are vmath.h's. */
 __device__ __forceinline__ void turn(double q, float *sine, float *cosine)
 {
-    double z = rint(q);
-    int quarter = (int)((long long)z & 3);
-    float x = (float)(q - z), u = x * x, s, c, to_s, to_c;
+    double z = q + 6755399441055744.0;
+    int64_t bits;
+
+    memcpy(&bits, &z, sizeof bits);
+    int quarter = (int)bits & 3;
+    float x = (float)(q - (z - 6755399441055744.0)), u = x * x, s, c, to_s, to_c;
 
     s = ((-4.602149213e-3f * u + 7.968021765e-2f) * u - 6.459634777e-1f) * u * x + x * 1.570796322f;
     c = (((9.067398984e-4f * u - 2.086152834e-2f) * u + 2.536694104e-1f) * u - 1.233700549f) * u + 1.0f;
@@ -29,54 +33,68 @@ __device__ __forceinline__ void turn(double q, float *sine, float *cosine)
     *cosine = (quarter + 1) & 2 ? -to_c : to_c;
 }
 
-/* Pairs i0 .. i0+n-1 of all heads; N pairs at once. x points at pair i0 of the first head. */
+/* Pairs i0 .. i0+n-1 of `each` heads a blockIdx.y. x points at pair i0 of the first head. */
 template <class T, int N>
-__global__ void __launch_bounds__(THREADS)
-    rope_kernel(const struct rope a, const struct frequencies f, T *x, int n)
+__global__ void __launch_bounds__(THREADS) rope_kernel(const struct rope a, const struct frequencies f, T *x, int n, int each)
 {
-    __shared__ float sine[TOKENS][PAIRS], cosine[TOKENS][PAIRS];
-    const int64_t m0 = (int64_t)blockIdx.x * TOKENS, half = a.R / 2;
-    const int tokens = (int)min((int64_t)TOKENS, a.B * a.T - m0), packs = n / N, each = (int)a.H * packs;
+    __shared__ double frequency[PAIRS]; /* a warp reads parameters one address at a time */
+    const int packs = n / N, tokens = THREADS / packs, token = threadIdx.x / packs, p = threadIdx.x % packs;
+    const int64_t m = (int64_t)blockIdx.x * tokens + token, half = a.R / 2;
+    const int head0 = blockIdx.y * each, heads = min(each, (int)a.H - head0);
 
-    for (int k = threadIdx.x; k < tokens * n; k += THREADS) {
-        int64_t m = m0 + k / n, start = a.start ? a.start[m] : -(1LL << 31);
-        int64_t pos = start < -(1LL << 29) ? a.pos0 + m % a.T : m % a.T - start;
-
-        turn((double)(a.inverse ? -pos : pos) * f.f[k % n], &sine[k / n][k % n], &cosine[k / n][k % n]);
-    }
+    for (int i = threadIdx.x; i < n; i += THREADS)
+        frequency[i] = f.f[i];
     __syncthreads();
+    if (token >= tokens || m >= a.B * a.T)
+        return;
+
+    const int64_t row = m / a.T, t = m - row * a.T, start = a.start ? a.start[m] : -(1LL << 31);
+    const int64_t pos = start < -(1LL << 29) ? a.pos0 + t : t - start;
+    float sine[N], cosine[N];
+
+    x += (row * a.rows + t) * a.x.ld + head0 * a.hd + p * N;
     UNROLL
-    for (int k0 = threadIdx.x; k0 < tokens * each; k0 += 4 * THREADS) {
-        pack<T, N> u[4], v[4];
-        T *at[4];
-        int w[4]; /* token and first pair, in sine and cosine */
+    for (int e = 0; e < N; e++)
+        turn((double)(a.inverse ? -pos : pos) * frequency[p * N + e], &sine[e], &cosine[e]);
+    for (int h0 = 0; h0 < heads; h0 += BATCH) {
+        elements<T, N> us[BATCH], vs[BATCH];
 
         UNROLL
-        for (int j = 0; j < 4; j++) {
-            int k = min(k0 + j * THREADS, tokens * each - 1), token = k / each, h = k % each / packs;
-            int64_t m = m0 + token;
+        for (int j = 0; j < BATCH; j++) {
+            T *at = x + min(h0 + j, heads - 1) * a.hd;
 
-            w[j] = token * PAIRS + k % packs * N;
-            at[j] = x + (m / a.T * a.rows + m % a.T) * a.x.ld + h * a.hd + k % packs * N;
-            u[j] = load_pack<T, N>(at[j]);
-            v[j] = load_pack<T, N>(at[j] + half);
+            us[j].read(at);
+            vs[j].read(at + half);
         }
         UNROLL
-        for (int j = 0; j < 4; j++) {
+        for (int j = 0; j < BATCH; j++) {
+            float u[N], v[N];
+
+            if (h0 + j >= heads)
+                continue;
+            us[j].get(u);
+            vs[j].get(v);
             UNROLL
             for (int e = 0; e < N; e++) {
-                float s = sine[0][w[j] + e], c = cosine[0][w[j] + e], p = to_float(u[j].v[e]),
-                      q = to_float(v[j].v[e]);
+                float first = u[e] * cosine[e] - v[e] * sine[e];
 
-                u[j].v[e] = from_float<T>(p * c - q * s);
-                v[j].v[e] = from_float<T>(q * c + p * s);
+                v[e] = v[e] * cosine[e] + u[e] * sine[e];
+                u[e] = first;
             }
-            if (k0 + j * THREADS < tokens * each) {
-                store_pack(at[j], u[j]);
-                store_pack(at[j] + half, v[j]);
-            }
+            write_floats(x + (h0 + j) * a.hd, u);
+            write_floats(x + (h0 + j) * a.hd + half, v);
         }
     }
+}
+
+template <class T, int N> static void pairs(const struct rope &a, const struct frequencies &f, T *x, int n)
+{
+    int64_t tokens = THREADS / (n / N), blocks = ceil_div(a.B * a.T, tokens);
+    int64_t parts = ceil_div((int64_t)cuda_processors() * 8, blocks); /* of the heads: 8 blocks to a processor */
+    int64_t each = round_up(ceil_div(a.H, parts), BATCH);
+    dim3 grid((unsigned)blocks, (unsigned)ceil_div(a.H, each));
+
+    LAUNCH((rope_kernel<T, N>), grid, THREADS, 0, a, f, x, n, (int)each);
 }
 
 template <class T> static void rope(const struct rope &a)
@@ -87,16 +105,15 @@ template <class T> static void rope(const struct rope &a)
 
     for (int64_t i0 = 0; i0 < half; i0 += PAIRS) {
         int n = (int)(half - i0 < PAIRS ? half - i0 : PAIRS);
-        unsigned blocks = (unsigned)ceil_div(a.B * a.T, TOKENS);
         struct frequencies f = {};
         T *x = (T *)a.x.data + i0;
 
         for (int i = 0; i < n; i++)
             f.f[i] = pow(a.base, -2.0 * (double)(i0 + i) / (double)a.R) * 0.63661977236758134308;
         if (wide)
-            LAUNCH((rope_kernel<T, N>), blocks, THREADS, 0, a, f, x, n);
+            pairs<T, N>(a, f, x, n);
         else
-            LAUNCH((rope_kernel<T, 1>), blocks, THREADS, 0, a, f, x, n);
+            pairs<T, 1>(a, f, x, n);
     }
 }
 
