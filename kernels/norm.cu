@@ -4,15 +4,16 @@
  * The formulas are norm.c's, with its second centering. A row belongs to the 32..512 threads that hold it in registers,
  * 16 elements each, while they sum over it; so forward reads x and writes y once, and backward reads x and dy (dx too
  * when it adds to it) and writes dx once. Blocks walk over the rows with w in registers, the next row's elements under
- * way while one is worked at. Backward sums dw and dbias of a block's rows in registers and writes them to work at the
- * end; cuda_add_parts adds them up. Rows that are longer than a block can hold, or not aligned, are read again for each
- * use, by the same code, and their dw is summed in work.
+ * way while one is worked at; forward gives short rows a warp each instead. Backward sums dw and dbias of a block's rows
+ * in registers and writes them to work at the end; cuda_add_parts adds them up. Rows that are longer than a block can
+ * hold, or not aligned, are read again for each use, by the same code, and their dw is summed in work.
  */
 #include "rows.cuh"
 
 namespace {
 
 enum { FWD_RESIDENT = 1024, BWD_RESIDENT = 512 };
+enum { SHORT = 1024, SHORT_ROWS = 8 }; /* longest row of one warp; rows of a block */
 
 /* w as it is multiplied by. */
 template <int N> __device__ __forceinline__ void weights(const struct norm &a, float (&w)[N], int c)
@@ -116,6 +117,67 @@ __global__ void __launch_bounds__(ROW_THREADS, K ? 2 : 1) norm_fwd_kernel(struct
     }
 }
 
+/* Rows of at most SHORT elements: a warp has one, and what else it needs comes from the L1 cache, so that nothing is waited
+ * for but the row, and many of them are under way. */
+template <class X, class Y, int N, bool FULL>
+__global__ void __launch_bounds__(32 * SHORT_ROWS) norm_short_kernel(struct norm a)
+{
+    constexpr int K = SHORT / 32 / N;
+    int packs = (int)(a.D / N);
+    int64_t m = (int64_t)blockIdx.x * SHORT_ROWS + threadIdx.y;
+    float per = 1.0f / (float)a.D, sum = 0.0f, mean = 0.0f, rest = 0.0f, var, v[N];
+    row_packs<X, N, K> x;
+
+    if (m >= a.M)
+        return;
+    x.load((const X *)a.x.data + m * a.x.ld, packs, true);
+    UNROLL
+    for (int i = 0; i < K; i++) {
+        x.get(v, i);
+        for (int k = 0; k < N; k++)
+            sum += FULL && a.center ? v[k] : v[k] * v[k];
+    }
+    sum = warp_sum(sum);
+    if (FULL && a.center) {
+        float squares = 0.0f;
+        mean = sum * per;
+        UNROLL
+        for (int i = 0; i < K; i++) {
+            x.get(v, i);
+            for (int k = 0; k < N && (int)threadIdx.x + i * 32 < packs; k++) {
+                float t = v[k] - mean;
+                rest += t;
+                squares += t * t;
+            }
+        }
+        rest = warp_sum(rest) * per;
+        var = warp_sum(squares) * per - rest * rest;
+        var = var < 0.0f ? 0.0f : var;
+    } else {
+        var = sum * per;
+    }
+    float r = rsqrtf(var + (float)a.eps);
+    if (threadIdx.x == 0) {
+        a.rstd[m] = r;
+        if (FULL && a.center)
+            a.mean[m] = mean + rest;
+    }
+    UNROLL
+    for (int i = 0; i < K; i++) {
+        int c = threadIdx.x + i * 32;
+        float w[N], bias[N] = {};
+        if (c >= packs)
+            break;
+        weights(a, w, c);
+        if (FULL && a.bias.data)
+            read_floats(bias, (const float *)a.bias.data + (int64_t)c * N);
+        x.get(v, i);
+        for (int k = 0; k < N; k++)
+            v[k] = w[k] * (FULL ? (v[k] - mean - rest) * r : v[k] * r) + (FULL ? bias[k] : 0.0f);
+        write_floats((Y *)a.y.data + m * a.y.ld + (int64_t)c * N, v);
+    }
+}
+
 /* FULL: LayerNorm or dbias; else RMSNorm without. */
 template <class X, class Y, int N, int K, bool FULL>
 __global__ void __launch_bounds__(ROW_THREADS, 1) norm_bwd_kernel(struct norm a)
@@ -216,6 +278,11 @@ template <class X, class Y, int N, int K, bool FULL> void launch_fwd(const struc
     LAUNCH((norm_fwd_kernel<X, Y, N, K, FULL>), (unsigned)s.blocks, dim3(s.threads, s.rows), 0, *a);
 }
 
+template <class X, class Y, int N, bool FULL> void launch_short(const struct norm *a)
+{
+    LAUNCH((norm_short_kernel<X, Y, N, FULL>), (unsigned)ceil_div(a->M, SHORT_ROWS), dim3(32, SHORT_ROWS), 0, *a);
+}
+
 template <class X, class Y, int N, int K, bool FULL> void launch_bwd(const struct norm *a)
 {
     struct row_shape s = row_shape(a->M, a->D, K > 0, BWD_RESIDENT, 1);
@@ -245,6 +312,10 @@ template <class X, class Y> void fwd(const struct norm *a)
     bool full = a->center || a->bias.data;
     if (!held(a, N))
         launch_fwd<X, Y, 1, 0, true>(a);
+    else if (a->D <= SHORT && full)
+        launch_short<X, Y, N, true>(a);
+    else if (a->D <= SHORT)
+        launch_short<X, Y, N, false>(a);
     else if (full)
         launch_fwd<X, Y, N, K, true>(a);
     else
