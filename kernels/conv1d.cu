@@ -129,22 +129,23 @@ template <int W> struct full_groups {
  * groups in bf16, two in F32. */
 template <class T, int N, int TENSORS> struct ring {
     static constexpr int GROUPS = 8 / sizeof(T), THREADS = 32 * STRETCHES;
-    struct slot {
-        elements<T, N> of[THREADS];
-    };
-    slot slots[GROUPS][GROUP][TENSORS];
+    elements<T, N> room[GROUPS * GROUP * TENSORS * THREADS];
 
-    __device__ __forceinline__ elements<T, N> &at(int token, int tensor)
+    /* This thread's tokens of the group that begins with `token`. */
+    __device__ __forceinline__ elements<T, N> *at(int token)
     {
-        return slots[token / GROUP % GROUPS][token % GROUP][tensor].of[threadIdx.y * 32 + threadIdx.x];
+        return room + token / GROUP % GROUPS * (GROUP * TENSORS * THREADS) + threadIdx.y * 32 + threadIdx.x;
     }
-    /* Begins to bring one tensor's tokens of a group; rows: from the stretch's first token on. */
+    /* Where that of token i, one of several tensors, stands. */
+    __device__ __forceinline__ static int step(int i, int tensor) { return (i * TENSORS + tensor) * THREADS; }
+    /* Begins to bring one tensor's tokens of a group; rows: from the group's first token on. */
     __device__ __forceinline__ void bring(int token, int tensor, int known, const T *rows, int64_t ld)
     {
+        elements<T, N> *to = at(token);
         UNROLL
-        for (int i = 0; i < GROUP; i++)
+        for (int i = 0; i < GROUP; i++, rows += ld)
             if (token + i < known)
-                copy_async<(int)sizeof(elements<T, N>)>(&at(token + i, tensor), rows + (token + i) * ld);
+                copy_async<(int)sizeof(elements<T, N>)>(to + step(i, tensor), rows);
     }
 };
 
@@ -162,17 +163,18 @@ template <bool FULL, bool SILU, class T, int N, int W>
 __device__ __forceinline__ void fwd_group(const struct conv1d &a, const struct place &p, const struct filter<N, W> &f, int at,
                                           ring<T, N, 1> &ring, T *out, float (&x)[W - 1 + GROUP][N])
 {
+    const elements<T, N> *held = ring.at(at);
     UNROLL
-    for (int i = 0; i < GROUP; i++) {
+    for (int i = 0; i < GROUP; i++, out += a.y.ld) {
         float y[N];
         if (!FULL && at + i >= p.tokens)
             break;
-        ring.at(at + i, 0).get(x[W - 1 + i]);
+        held[ring.step(i, 0)].get(x[W - 1 + i]);
         f.apply(y, x, W - 1 + i, FULL ? W : taps(a, p.b, p.t0 + at + i));
         if (SILU)
             for (int k = 0; k < N; k++)
                 y[k] *= sigmoid(y[k]);
-        write_floats(out + i * a.y.ld, y);
+        write_floats(out, y);
     }
     move_on<N, W>(x);
 }
@@ -191,7 +193,7 @@ __global__ void __launch_bounds__(32 * STRETCHES, W == 4 ? FWD_RESIDENT : 4)
 
     if (!p.valid)
         return;
-    for (int at = 0; at < AHEAD; at += GROUP) {
+    for (int at = 0; at < AHEAD; at += GROUP, in += GROUP * a.x.ld) {
         ring.bring(at, 0, p.tokens, in, a.x.ld);
         copy_async_commit();
     }
@@ -203,6 +205,7 @@ __global__ void __launch_bounds__(32 * STRETCHES, W == 4 ? FWD_RESIDENT : 4)
         bool all = at + GROUP <= p.tokens && full.has(at);
         copy_async_wait<ring.GROUPS - 2>();
         ring.bring(at + AHEAD, 0, p.tokens, in, a.x.ld);
+        in += GROUP * a.x.ld;
         copy_async_commit();
         full.look(at + GROUP);
         if (W == 4 && all)
@@ -259,8 +262,9 @@ __device__ __forceinline__ void bwd_group(const struct conv1d &a, const struct p
                                           int known, ring<T, N, 2> &ring, T *dx_row, float (&x)[W - 1 + GROUP][N],
                                           struct gradients<N, W> &d)
 {
+    const elements<T, N> *held = ring.at(at);
     UNROLL
-    for (int i = 0; i < GROUP; i++) {
+    for (int i = 0; i < GROUP; i++, dx_row += a.dx.ld) {
         int now = W - 1 + i;
         float g[N], dy[N];
         if (!FULL && at + i >= p.tokens + W - 1)
@@ -269,8 +273,8 @@ __device__ __forceinline__ void bwd_group(const struct conv1d &a, const struct p
             d.dx[now][k] = 0.0f;
         if (FULL || at + i < known) {
             int n = FULL ? W : taps(a, p.b, p.t0 + at + i);
-            ring.at(at + i, 0).get(x[now]);
-            ring.at(at + i, 1).get(dy);
+            held[ring.step(i, 0)].get(x[now]);
+            held[ring.step(i, 1)].get(dy);
             if (SILU) {
                 f.apply(g, x, now, n);
                 silu_grad(g, dy);
@@ -278,7 +282,7 @@ __device__ __forceinline__ void bwd_group(const struct conv1d &a, const struct p
             d.add(f, SILU ? g : dy, x, now, n, FULL || at + i < p.tokens);
         }
         if (at >= W - 1 - i)
-            write_floats(dx_row + i * a.dx.ld, d.dx[i]);
+            write_floats(dx_row, d.dx[i]);
         else if (!FULL)
             write_dhalo(a, p, p.t0 + at + i - (W - 1), d.dx[i]);
     }
@@ -298,7 +302,7 @@ __device__ __forceinline__ void bwd_stretch(const struct conv1d &a, const struct
     struct filter<N, W> f;
     float x[W - 1 + GROUP][N];
 
-    for (int at = 0; at < AHEAD; at += GROUP) {
+    for (int at = 0; at < AHEAD; at += GROUP, in += GROUP * a.x.ld, in_dy += GROUP * a.dy.ld) {
         ring.bring(at, 0, known, in, a.x.ld);
         ring.bring(at, 1, known, in_dy, a.dy.ld);
         copy_async_commit();
@@ -312,6 +316,8 @@ __device__ __forceinline__ void bwd_stretch(const struct conv1d &a, const struct
         copy_async_wait<ring.GROUPS - 2>();
         ring.bring(at + AHEAD, 0, known, in, a.x.ld);
         ring.bring(at + AHEAD, 1, known, in_dy, a.dy.ld);
+        in += GROUP * a.x.ld;
+        in_dy += GROUP * a.dy.ld;
         copy_async_commit();
         full.look(at + GROUP);
         if (W == 4 && all)
