@@ -129,7 +129,7 @@ static void xent_case(const struct setting *s, struct xent a, int64_t Vpad, bool
     double rough = scale > 10 ? 0x1p-2 : 0x1p-7;
     trial_limits((struct limits){ 2e-5, rough, grad ? rough : 5e-5 });
     TEN(xent, x, ACT, a.M, a.D, IN, NO, -scale, scale);
-    a.rows = Vpad;
+    a.rows = nan ? 0 : Vpad; /* 0 times what is not a number is not 0 */
     TEN(xent, w, ACT, Vpad, a.D, IN, NO, -1, 1);
     PTR(xent, target, INT, a.M, 1, IN, NO, 0, 0);
     PTR(xent, loss, FLT, a.M, 1, OUT, NO, 0, 0);

@@ -124,6 +124,7 @@ enum { BUCKET = 16 << 20 }; /* floats */
 struct buckets {
     struct trainer *t;
     int64_t end;        /* from here on they are under way */
+    int64_t last;       /* the end of the last bucket, which nothing is left to hide; 0: nothing was sent */
 };
 
 static void grads_done(void *arg, int64_t begin, int64_t end)
@@ -132,6 +133,10 @@ static void grads_done(void *arg, int64_t begin, int64_t end)
     (void)end;
     if (b->end - begin < BUCKET && begin > 0)
         return;
+    if (begin == 0) { /* what looks at the others may begin */
+        comm_join(b->t->device);
+        b->last = b->end;
+    }
     comm_sum_f32(b->t->device, b->t->net->grads + begin, b->end - begin);
     b->end = begin;
 }
@@ -147,12 +152,13 @@ static const int32_t *begins(const struct trainer *t, const int32_t *start, int6
     return t->opt.stream ? start : NULL;
 }
 
-/* Sum of the losses of all micro-batches; the gradients' sum is left in net->grads. The device is waited for once. */
-static double accumulate(struct trainer *t, const struct loaded *b)
+/* Sum of the losses of all micro-batches; the gradients' sum is left in net->grads. The device is waited for once.
+ * *last: see struct buckets. */
+static double accumulate(struct trainer *t, const struct loaded *b, int64_t *last)
 {
     int64_t T = t->opt.seq_len, micro = t->opt.micro_rows;
     double sum = 0;
-    struct buckets buckets = { t, t->net->ps.slab };
+    struct buckets buckets = { t, t->net->ps.slab, 0 };
     const struct net_ready ready = { grads_done, &buckets };
     t->net->be->zero(t->net->grads, (size_t)t->net->ps.slab * sizeof(float));
     for (int64_t r = 0, k = 0; r < b->rows; r += micro, k++) {
@@ -173,6 +179,7 @@ static double accumulate(struct trainer *t, const struct loaded *b)
         }
         net_train(t->ctx, &mb, in, out, t->loss + r * T, overlaps(t) && r + micro >= b->rows ? &ready : NULL);
     }
+    *last = buckets.last;
     t->net->be->download(t->host, t->loss, (size_t)(b->rows * T) * sizeof *t->host);
     for (int64_t i = 0; i < b->rows * T; i++)
         sum += t->host[i];
@@ -212,6 +219,22 @@ static void update(struct trainer *t, double rate, double gscale)
                                   .half = n->half });
 }
 
+/* Of the summed gradients; those from `last` on are there already, the others may be under way. Frozen tensors have none. */
+static double sum_of_squares(const struct trainer *t, int64_t last)
+{
+    const struct net *n = t->net;
+    if (t->opt.freeze) {
+        comm_join(t->device);
+        last = 0;
+    }
+    for (size_t i = 0; i < n->ps.n; i++)
+        if (t->frozen[i])
+            n->be->zero(n->grads + n->ps.p[i].offset, (size_t)n->ps.p[i].count * sizeof(float));
+    double sum = n->be->sumsq(n->grads + last, n->ps.slab - last);
+    comm_join(t->device);
+    return last > 0 ? sum + n->be->sumsq(n->grads, last) : sum;
+}
+
 /* Waits for the device. */
 static void check_device(const struct trainer *t)
 {
@@ -225,7 +248,8 @@ struct step_report trainer_step(struct trainer *t, const struct loaded *b, doubl
     struct net *n = t->net;
     double begin = now_seconds();
     watch_phase("forward and backward", t->step + 1);
-    double sums[5] = { accumulate(t, b), (double)b->n_targets, wish.stop, wish.save,
+    int64_t last;
+    double sums[5] = { accumulate(t, b, &last), (double)b->n_targets, wish.stop, wish.save,
                        trainer_save_is_written(t) };
     check_device(t);
     double compute = now_seconds() - begin;
@@ -233,15 +257,11 @@ struct step_report trainer_step(struct trainer *t, const struct loaded *b, doubl
     comm_sum_f64(t->comm, sums, 5);
     if (!overlaps(t))
         comm_sum_f32(t->device, n->grads, n->ps.slab);
-    comm_join(t->device);
     check_device(t);
     begin = now_seconds();
 
-    for (size_t i = 0; i < n->ps.n; i++)
-        if (t->frozen[i])
-            n->be->zero(n->grads + n->ps.p[i].offset, (size_t)n->ps.p[i].count * sizeof(float));
     double count = sums[1] > 0 ? sums[1] : 1;
-    double seen[2] = { sums[0] / count, sqrt(n->be->sumsq(n->grads, n->ps.slab)) / count };
+    double seen[2] = { sums[0] / count, sqrt(sum_of_squares(t, last)) / count };
     compute += now_seconds() - begin;
     comm_bcast(t->comm, seen, sizeof seen, 0);
     begin = now_seconds();

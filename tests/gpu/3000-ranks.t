@@ -23,7 +23,6 @@ train() {
 same() { "$SSM_BIN/ckmerge" compare -q "$1" "$2"; }
 loss() { cat "$1"/inc-*/metrics.jsonl | sed 's/.*"step":\([0-9]*\),.*"loss":\([^,}]*\).*/\1 \2/' | sort -n; }
 
-ok "each collective, alone" '"$mpiexec" -n 1 "$SSM_TESTS/mklinks" 1000 | tee out && grep -q "ok 1 ranks" out'
 ok "each collective, $gpus ranks, like the host's" '"$mpiexec" -n '"$gpus"' "$SSM_TESTS/mklinks" | tee out && grep -q "ok '"$gpus"' ranks, device" out'
 ok 'one rank' 'train 1 --precision fp32 -o one'
 ok 'two ranks, the same losses to rounding' 'train 2 --precision fp32 -o two && loss one >1 && loss two >2 &&
