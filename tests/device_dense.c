@@ -108,6 +108,7 @@ static void embed_cases(const struct setting *s)
     embed_case(s, (struct embed){ .M = 300, .D = 64, .V = 257 });
     embed_case(s, (struct embed){ .M = 9001, .D = 12, .V = 600 });
     embed_case(s, (struct embed){ .M = 21, .D = 136, .V = 1000, .scale = 50.5 });
+    embed_case(s, (struct embed){ .M = 40, .D = 2060, .V = 30 });
 }
 
 void dev_embed(void **state)
@@ -151,6 +152,9 @@ static void xent_cases(const struct setting *s)
         xent_case(s, (struct xent){ .M = 9, .D = 17, .V = 1000, .softcap = 2.5 }, 1000, grad, 3, false);
         xent_case(s, (struct xent){ .M = 33, .D = 40, .V = 500 }, 512, grad, 30, false);
         xent_case(s, (struct xent){ .M = 6, .D = 8, .V = 100 }, 104, grad, 1, true);
+        /* rows that a GPU's shared memory holds, and that it does not hold */
+        xent_case(s, (struct xent){ .M = 2, .D = 4, .V = 20001 }, 20001, grad, 1, false);
+        xent_case(s, (struct xent){ .M = 2, .D = 4, .V = 60000, .softcap = 5 }, 60000, grad, 1, false);
     }
 }
 
