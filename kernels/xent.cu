@@ -155,7 +155,7 @@ __device__ __forceinline__ void row_gradient(T *z, const T *kept, int64_t V, int
             v[j] = gradient(v[j]);
         write_floats(z + i * N, v);
     }
-    if (rest < ld)
+    for (; rest < ld; rest += THREADS)
         z[rest] = from_float<T>(rest < V ? gradient(to_float(z[rest])) : 0.0f);
 }
 

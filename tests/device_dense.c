@@ -152,6 +152,7 @@ static void xent_cases(const struct setting *s)
         xent_case(s, (struct xent){ .M = 9, .D = 17, .V = 1000, .softcap = 2.5 }, 1000, grad, 3, false);
         xent_case(s, (struct xent){ .M = 33, .D = 40, .V = 500 }, 512, grad, 30, false);
         xent_case(s, (struct xent){ .M = 6, .D = 8, .V = 100 }, 104, grad, 1, true);
+        xent_case(s, (struct xent){ .M = 5, .D = 8, .V = 100 }, 1000, grad, 1, false); /* many rows of padding */
         /* rows that a GPU's shared memory holds, and that it does not hold */
         xent_case(s, (struct xent){ .M = 2, .D = 4, .V = 20001 }, 20001, grad, 1, false);
         xent_case(s, (struct xent){ .M = 2, .D = 4, .V = 60000, .softcap = 5 }, 60000, grad, 1, false);
