@@ -1,14 +1,15 @@
 /* conv1d.cu - causal depthwise convolution along the sequence
  * SPDX-License-Identifier: MIT
  *
- * The formulas are conv1d.c's. A thread has N neighbouring channels and walks down a stretch of one sequence; the W-1
- * inputs before the token stand in registers, so that x is read once (but for W-1 tokens where stretches meet, which are
- * in the cache). A block is 32 threads along the channels by 4 stretches. Tokens are worked at in groups, unrolled, while
- * the next groups come into a ring in shared memory, of which each thread has its own part. A group whose tokens have
- * all taps looks at neither documents nor halo. Backward makes g = dy act'(...) once per token and adds it to the W unfinished
- * dx that it reaches, also in registers; it walks W-1 tokens beyond the stretch, whose g reach back into it. Sums for
- * dw and dbias stand in registers, are added over the block and written to work, and cuda_add_parts adds them up.
- * Stretches are so long that the device runs about all of them at once.
+ * The formulas are conv1d.c's. A thread has N neighbouring channels and walks down a stretch of one sequence;
+ * the W-1 inputs before the token stand in registers, so that x is read once (but for W-1 tokens where
+ * stretches meet, which are in the cache). A block is 32 threads along the channels by 4 stretches. Tokens
+ * are worked at in groups, unrolled, while the next groups come into a ring in shared memory, of which each
+ * thread has its own part. A group whose tokens have all taps looks at neither documents nor halo. Backward
+ * makes g = dy act'(...) once per token and adds it to the W unfinished dx that it reaches, also in
+ * registers; it walks W-1 tokens beyond the stretch, whose g reach back into it. Sums for dw and dbias stand
+ * in registers, are added over the block and written to work, and cuda_add_parts adds them up. Stretches are
+ * so long that the device runs about all of them at once.
  *
  * W = 4 has kernels of its own; other widths go through those of 8 taps, of which some do not exist.
  */
@@ -21,8 +22,8 @@ namespace {
 /* _RESIDENT: blocks that a multiprocessor has at once. */
 enum { STRETCHES = 4, FWD_RESIDENT = 7, BWD_RESIDENT = 4, GROUP = 4, LEAST = 16, MOST = 512, MAXW = 8 };
 
-/* How the tokens are cut: `per` stretches of `length` tokens (whole groups) for each sequence, `columns` blocks along
- * the channels. */
+/* How the tokens are cut: `per` stretches of `length` tokens (whole groups) for each sequence, `columns`
+ * blocks along the channels. */
 struct cut {
     int64_t per, length, columns;
 };
@@ -47,7 +48,8 @@ __device__ __forceinline__ struct place place_of(const struct conv1d &a, const s
 }
 
 /* The input at token t >= -(W-1), which may lie before the row. */
-template <class T, int N> __device__ __forceinline__ void input(const struct conv1d &a, float (&x)[N], int64_t b, int64_t t, int64_t c)
+template <class T, int N>
+__device__ __forceinline__ void input(const struct conv1d &a, float (&x)[N], int64_t b, int64_t t, int64_t c)
 {
     int64_t before = a.W - 1 + t; /* the row of the halo */
     if (t >= 0)
@@ -88,7 +90,8 @@ template <int N, int W> struct filter {
         }
     }
     /* bias + sum over the first `taps` taps of the token that is number `now` of x */
-    template <int L> __device__ __forceinline__ void apply(float (&y)[N], const float (&x)[L][N], int now, int taps) const
+    template <int L>
+    __device__ __forceinline__ void apply(float (&y)[N], const float (&x)[L][N], int now, int taps) const
     {
         for (int k = 0; k < N; k++)
             y[k] = bias[k];
@@ -125,8 +128,8 @@ template <int W> struct full_groups {
     __device__ __forceinline__ bool has(int at) const { return at >= from && begins <= at - (W - 1); }
 };
 
-/* What is under way of `TENSORS` inputs: groups of tokens, of which each thread brings and reads its own channels. Four
- * groups in bf16, two in F32. */
+/* What is under way of `TENSORS` inputs: groups of tokens, of which each thread brings and reads its own
+ * channels. Four groups in bf16, two in F32. */
 template <class T, int N, int TENSORS> struct ring {
     static constexpr int GROUPS = 8 / sizeof(T), THREADS = 32 * STRETCHES;
     elements<T, N> room[GROUPS * GROUP * TENSORS * THREADS];
@@ -157,11 +160,12 @@ template <int N, int W> __device__ __forceinline__ void move_on(float (&x)[W - 1
             x[j][k] = x[j + GROUP][k];
 }
 
-/* Tokens t0 + at ... of a stretch; out: the first one's row; x: the inputs since W-1 tokens before. FULL: all tokens are
- * there with all taps. */
+/* Tokens t0 + at ... of a stretch; out: the first one's row; x: the inputs since W-1 tokens before. FULL:
+ * all tokens are there with all taps. */
 template <bool FULL, bool SILU, class T, int N, int W>
-__device__ __forceinline__ void fwd_group(const struct conv1d &a, const struct place &p, const struct filter<N, W> &f, int at,
-                                          ring<T, N, 1> &ring, T *out, float (&x)[W - 1 + GROUP][N])
+__device__ __forceinline__ void fwd_group(const struct conv1d &a, const struct place &p,
+                                          const struct filter<N, W> &f, int at, ring<T, N, 1> &ring, T *out,
+                                          float (&x)[W - 1 + GROUP][N])
 {
     const elements<T, N> *held = ring.at(at);
     UNROLL
@@ -219,8 +223,8 @@ __global__ void __launch_bounds__(32 * STRETCHES, W == 4 ? FWD_RESIDENT : 4)
 template <int N, int W> struct gradients {
     float dx[W - 1 + GROUP][N], dw[W][N], dbias[N];
 
-    /* Adds g = the gradient of the sum of a token's taps; own: the token counts for dw and dbias; it is number `now`
-     * of x and dx. */
+    /* Adds g = the gradient of the sum of a token's taps; own: the token counts for dw and dbias; it is
+     * number `now` of x and dx. */
     __device__ __forceinline__ void add(const struct filter<N, W> &f, const float (&g)[N],
                                         const float (&x)[W - 1 + GROUP][N], int now, int taps, bool own)
     {
@@ -248,19 +252,20 @@ template <int N> __device__ __forceinline__ void silu_grad(float (&y)[N], const 
 
 /* dhalo of a token before the row */
 template <int N>
-__device__ __forceinline__ void write_dhalo(const struct conv1d &a, const struct place &p, int64_t t, const float (&dx)[N])
+__device__ __forceinline__ void write_dhalo(const struct conv1d &a, const struct place &p, int64_t t,
+                                            const float (&dx)[N])
 {
     int64_t before = a.W - 1 + t;
     if (t < 0 && before >= 0 && a.dhalo.data)
         write_floats((float *)a.dhalo.data + (p.b * (a.W - 1) + before) * a.dhalo.ld + p.c, dx);
 }
 
-/* As fwd_group. dx_row: that of the token W-1 before the group. known: as many of the stretch's tokens, and the W-1
- * beyond, as there are. */
+/* As fwd_group. dx_row: that of the token W-1 before the group. known: as many of the stretch's tokens,
+ * and the W-1 beyond, as there are. */
 template <bool FULL, bool SILU, class T, int N, int W>
-__device__ __forceinline__ void bwd_group(const struct conv1d &a, const struct place &p, const struct filter<N, W> &f, int at,
-                                          int known, ring<T, N, 2> &ring, T *dx_row, float (&x)[W - 1 + GROUP][N],
-                                          struct gradients<N, W> &d)
+__device__ __forceinline__ void
+bwd_group(const struct conv1d &a, const struct place &p, const struct filter<N, W> &f, int at, int known,
+          ring<T, N, 2> &ring, T *dx_row, float (&x)[W - 1 + GROUP][N], struct gradients<N, W> &d)
 {
     const elements<T, N> *held = ring.at(at);
     UNROLL
@@ -291,8 +296,8 @@ __device__ __forceinline__ void bwd_group(const struct conv1d &a, const struct p
 }
 
 template <bool SILU, class T, int N, int W>
-__device__ __forceinline__ void bwd_stretch(const struct conv1d &a, const struct place &p, ring<T, N, 2> &ring,
-                                            struct gradients<N, W> &d)
+__device__ __forceinline__ void bwd_stretch(const struct conv1d &a, const struct place &p,
+                                            ring<T, N, 2> &ring, struct gradients<N, W> &d)
 {
     constexpr int AHEAD = (ring.GROUPS - 1) * GROUP;
     const T *in = (const T *)a.x.data + (p.b * a.T + p.t0) * a.x.ld + p.c;
@@ -329,7 +334,8 @@ __device__ __forceinline__ void bwd_stretch(const struct conv1d &a, const struct
 
 /* part [W+1,C] of each block: dw by tap, then dbias */
 template <class T, int N, int W, bool SILU>
-__global__ void __launch_bounds__(32 * STRETCHES, BWD_RESIDENT) conv1d_bwd_kernel(struct conv1d a, struct cut cut)
+__global__ void __launch_bounds__(32 * STRETCHES, BWD_RESIDENT)
+    conv1d_bwd_kernel(struct conv1d a, struct cut cut)
 {
     __shared__ ring<T, N, 2> ring;
     __shared__ float room[STRETCHES][W + 1][32 * N + 1];
@@ -408,7 +414,10 @@ struct cut cut_of(const struct conv1d *a, int n, int resident)
     return c;
 }
 
-int64_t blocks_down(const struct conv1d *a, const struct cut *c) { return ceil_div(a->B * c->per, STRETCHES); }
+int64_t blocks_down(const struct conv1d *a, const struct cut *c)
+{
+    return ceil_div(a->B * c->per, STRETCHES);
+}
 
 template <class T, int N, int W> void launch_fwd(const struct conv1d *a)
 {
@@ -425,13 +434,17 @@ template <class T, int N, int W> void launch_bwd(const struct conv1d *a)
     struct cut c = cut_of(a, N, BWD_RESIDENT);
     int64_t parts = blocks_down(a, &c);
     const float *part = (const float *)a->work;
-    struct add_parts dw = { parts, a->C, (a->W + 1) * a->C, a->W, a->C, 1, a->dw.ld, part, (float *)a->dw.data };
+    struct add_parts dw = {
+        parts, a->C, (a->W + 1) * a->C, a->W, a->C, 1, a->dw.ld, part, (float *)a->dw.data
+    };
     struct add_parts dbias = { parts, a->C, dw.ld, 1, 0, 0, 1, part + a->W * a->C, (float *)a->dbias.data };
 
     if (a->silu)
-        LAUNCH((conv1d_bwd_kernel<T, N, W, true>), (unsigned)(parts * c.columns), dim3(32, STRETCHES), 0, *a, c);
+        LAUNCH((conv1d_bwd_kernel<T, N, W, true>), (unsigned)(parts * c.columns), dim3(32, STRETCHES), 0, *a,
+               c);
     else
-        LAUNCH((conv1d_bwd_kernel<T, N, W, false>), (unsigned)(parts * c.columns), dim3(32, STRETCHES), 0, *a, c);
+        LAUNCH((conv1d_bwd_kernel<T, N, W, false>), (unsigned)(parts * c.columns), dim3(32, STRETCHES), 0, *a,
+               c);
     cuda_add_parts(&dw);
     if (a->dbias.data)
         cuda_add_parts(&dbias);
@@ -441,7 +454,8 @@ template <class T, int N, int W> void launch_bwd(const struct conv1d *a)
 bool wide(const struct conv1d *a, int n)
 {
     return a->C % n == 0 && wide_rows(&a->x, n) && wide_rows(&a->y, n) && wide_rows(&a->halo, n) &&
-           wide_rows(&a->dy, n) && wide_rows(&a->dx, n) && wide_rows(&a->dhalo, n) && (a->W != 4 || wide_rows(&a->w, 4));
+           wide_rows(&a->dy, n) && wide_rows(&a->dx, n) && wide_rows(&a->dhalo, n) &&
+           (a->W != 4 || wide_rows(&a->w, 4));
 }
 
 void check(const struct conv1d *a, const char *op)
@@ -464,7 +478,8 @@ size_t cuda_conv1d_work(const struct conv1d *a)
     int64_t at_once = (int64_t)cuda_processors() * BWD_RESIDENT * STRETCHES / ceil_div(a->C, 32 * 4);
     int64_t long_ones = a->B * ceil_div(a->T, MOST), short_ones = a->B * ceil_div(a->T, LEAST);
     int64_t most = at_once > long_ones ? at_once : long_ones;
-    return (size_t)(ceil_div(most < short_ones ? most : short_ones, STRETCHES) * (a->W + 1) * a->C) * sizeof(float);
+    return (size_t)(ceil_div(most < short_ones ? most : short_ones, STRETCHES) * (a->W + 1) * a->C) *
+           sizeof(float);
 }
 
 void cuda_conv1d_fwd(const struct conv1d *a)
