@@ -6,11 +6,12 @@ top=${SSM_TOP:?}
 cd "$top" || exit 1
 
 # folder and what it may include of ours, beside itself
-rules='kernels
+rules='kernels kernels/cuda cuda
+kernels/cuda kernels
 common/base
 common/io common/base
 common/text common/base
-common/dist common/base
+common/dist common/base kernels
 common/prep common/base common/io common/text common/dist
 common/model common/base common/io common/text common/dist kernels
 common/train common/base common/io common/text common/dist common/prep common/model kernels
@@ -21,7 +22,7 @@ tools common/base common/io common/text common/dist common/prep common/model com
 
 arrows() { # one line for each include that points up or sideways
     echo "$rules" | while read -r dir allowed; do
-        for f in "$dir"/*.[ch] "$dir"/*.cu; do
+        for f in "$dir"/*.[ch] "$dir"/*.cu "$dir"/*.cuh "$dir"/*.cc; do
             [ -f "$f" ] || continue
             sed -n 's/^ *# *include "\([^"]*\)\/[^"/]*".*/\1/p' "$f" | while read -r to; do
                 case " $dir $allowed " in
@@ -35,7 +36,7 @@ arrows() { # one line for each include that points up or sideways
 owner() { # HEADER-PATTERN FILE...: files other than these that include it
     pattern=$1
     shift
-    grep -rlE "^ *# *include <$pattern" common kernels tools --include='*.[ch]' --include='*.cc' --include='*.cu' | while read -r f; do
+    grep -rlE "^ *# *include <$pattern" common kernels tools --include='*.[ch]' --include='*.cc' --include='*.cu' --include='*.cuh' | while read -r f; do
         case " $* " in *" $f "*) ;; *) echo "$f includes $pattern" ;; esac
     done
 }
@@ -55,6 +56,8 @@ ok 'HDF5 has its owners' 'none owner "(hdf5|H5)" common/io/h5_private.h common/i
 ok 'zstd' 'none owner zstd common/io/h5_chunks.c common/io/h5zstd_plugin.c common/text/unzstd.c'
 ok 'zlib' 'none owner "zlib\.h" common/text/ungzip.c'
 ok 'a private header is for the files of its name' 'none strangers'
+ok 'the libraries of CUDA' 'none owner cublas kernels/cuda/gemm.c && none owner cudnn kernels/cuda/cudnn.cc && none owner nccl kernels/cuda/links.c &&
+    none owner cuda_ kernels/device.cuh kernels/cuda/runtime.h'
 ok 'MPI' 'none owner mpi.h common/dist/mpi.c'
 ok 'matrix library' 'none owner "(oneapi|dnnl|cblas)" kernels/matmul.c'
 ok 'SentencePiece' 'none owner sentencepiece common/text/sentencepiece_shim.cc'
@@ -64,7 +67,7 @@ ok 'utf8proc' 'none owner utf8proc common/text/split_nfc.c'
 ok 'xxHash' 'none owner xxhash common/base/hash.c'
 ok 'nothing looks at tests' '! grep -rnE "include \"tests/" common kernels tools'
 ok 'every source file opens with its name and its licence' '
-    for f in common/*/*.[ch] kernels/*.[ch] tools/*.c tests/*.[ch]; do
+    for f in common/*/*.[ch] kernels/*.[ch] kernels/*.cu kernels/*.cuh kernels/*.cc kernels/cuda/*.[ch] kernels/cuda/*.cc tools/*.c tests/*.[ch]; do
         head -n 1 "$f" | grep -q "^/\* ${f##*/} - " && head -n 3 "$f" | grep -q "SPDX-License-Identifier: MIT" || { echo "$f"; bad=1; }
     done; [ -z "$bad" ]'
 ok 'no open ends' '! grep -rnE "\b(TODO|FIXME|XXX)\b" common kernels tools pipelines Makefile'
