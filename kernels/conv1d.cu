@@ -20,7 +20,9 @@
 namespace {
 
 /* _RESIDENT: blocks that a multiprocessor has at once. */
-enum { STRETCHES = 4, FWD_RESIDENT = 7, BWD_RESIDENT = 4, GROUP = 4, LEAST = 16, MOST = 512, MAXW = 8 };
+enum { STRETCHES = 4, BWD_RESIDENT = 4, GROUP = 4, LEAST = 16, MOST = 512, MAXW = 8 };
+
+template <int N, int W> constexpr int fwd_resident() { return N * W == 16 ? 7 : 4; }
 
 /* How the tokens are cut: `per` stretches of `length` tokens (whole groups) for each sequence, `columns`
  * blocks along the channels. */
@@ -184,7 +186,7 @@ __device__ __forceinline__ void fwd_group(const struct conv1d &a, const struct p
 }
 
 template <class T, int N, int W, bool SILU>
-__global__ void __launch_bounds__(32 * STRETCHES, W == 4 ? FWD_RESIDENT : 4)
+__global__ void __launch_bounds__(32 * STRETCHES, fwd_resident<N, W>())
     conv1d_fwd_kernel(struct conv1d a, struct cut cut)
 {
     __shared__ ring<T, N, 1> ring;
@@ -421,7 +423,7 @@ int64_t blocks_down(const struct conv1d *a, const struct cut *c)
 
 template <class T, int N, int W> void launch_fwd(const struct conv1d *a)
 {
-    struct cut c = cut_of(a, N, FWD_RESIDENT);
+    struct cut c = cut_of(a, N, fwd_resident<N, W>());
     unsigned blocks = (unsigned)(blocks_down(a, &c) * c.columns);
     if (a->silu)
         LAUNCH((conv1d_fwd_kernel<T, N, W, true>), blocks, dim3(32, STRETCHES), 0, *a, c);
@@ -489,7 +491,10 @@ void cuda_conv1d_fwd(const struct conv1d *a)
     if (empty(a))
         return;
     WITH_TYPE(a->x.dtype, T, {
-        if (a->W == 4 && wide(a, 4))
+        constexpr int N = 16 / sizeof(T);
+        if (a->W == 4 && wide(a, N))
+            launch_fwd<T, N, 4>(a);
+        else if (a->W == 4 && wide(a, 4))
             launch_fwd<T, 4, 4>(a);
         else if (wide(a, 2))
             launch_fwd<T, 2, MAXW>(a);

@@ -4,7 +4,7 @@
  * Row-major C [M,N] = op(a) op(b) is column-major C' [N,M] = op(b)' op(a)', so b goes in as cuBLASLt's A. The plan of a
  * product (descriptors and algorithm) is made once a shape and kept. The algorithm is the first that the heuristic
  * names, which is the same in every run on one kind of GPU and version of the library; those that add up in an order of
- * chance (in-place reductions) are not asked for.
+ * chance (in-place reductions), or in bf16 (reductions in the type of the output), are not asked for.
  */
 #include <string.h>
 
@@ -80,7 +80,7 @@ static bool choose(struct plan *p)
     cublasLtMatmulPreference_t pref;
     if (!good(cublasLtMatmulPreferenceCreate(&pref)))
         return false;
-    uint32_t reductions = CUBLASLT_REDUCTION_SCHEME_COMPUTE_TYPE | CUBLASLT_REDUCTION_SCHEME_OUTPUT_TYPE;
+    uint32_t reductions = CUBLASLT_REDUCTION_SCHEME_COMPUTE_TYPE;
     uint32_t align_a = (uint32_t)k->align_b, align_b = (uint32_t)k->align_a, align_c = (uint32_t)k->align_add,
              align_d = (uint32_t)k->align_c;
     SET_PREF(pref, CUBLASLT_MATMUL_PREF_MAX_WORKSPACE_BYTES, workspace_bytes);
