@@ -55,7 +55,7 @@ void plan_print(const struct config *c, const struct placement *where, const str
            3 * flops, 3 * flops * (double)tokens);
     int64_t moments = 2 * ps.slab * (int64_t)sizeof(float), mean = to->ema > 0 ? moments / 2 : 0, valid = 0;
     bool host = memory_is_host(where->be);
-    int64_t copy = background || !host ? (m.weights + moments + mean) / ranks : 0;
+    int64_t copy = trainer_save_copies(where->be, where->precision, background) ? (m.weights + moments + mean) / ranks : 0;
     if (looks) { /* activations, beside those of the training; weights and scratch are shared */
         struct net_memory v = net_memory(c, where->be, where->precision, to->micro_rows, to->seq_len, false, RECOMPUTE_NONE);
         valid = v.residual + v.saved;

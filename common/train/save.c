@@ -185,6 +185,11 @@ static void take_copy(struct trainer *t, struct piece_list *list)
     }
 }
 
+bool trainer_save_copies(const struct backend *be, struct precision precision, bool background)
+{
+    return background || !memory_is_host(be) || precision.act != F32;
+}
+
 void trainer_save_begin(struct trainer *t, const char *dir, struct attrs *state, const char *history,
                         bool background)
 {
@@ -222,7 +227,7 @@ void trainer_save_begin(struct trainer *t, const char *dir, struct attrs *state,
     atomic_init(&s->written, false);
     t->saving = s;
     bool apart = background && ckpt_may_thread();
-    if (apart || !memory_is_host(t->net->be))
+    if (trainer_save_copies(t->net->be, t->opt.precision, apart))
         take_copy(t, &s->list);
     if (apart)
         s->threaded = pthread_create(&s->thread, NULL, write_apart, s) == 0;

@@ -96,6 +96,9 @@ bool trainer_is_finite(struct trainer *t);
  * have written is agreed on with the sums of a step (step_report.written), and publishing is done between two steps.
  */
 
+/* A rank's part is written from a copy: in the background, or where the tensors do not lie on the host as the floats that files
+ * hold. */
+bool trainer_save_copies(const struct backend *be, struct precision precision, bool background);
 /* Collective. Begins the checkpoint folder `dir` (the same on all ranks; set_prepare() has run there) with the state as it is
  * now. `state` (may hold the caller's own) gets step, samples, tokens, ...; it and `history` are copied. None may be under
  * way. background: false writes before it returns. */
