@@ -61,15 +61,16 @@ steps='
         keep()
     }'
 
-# Each run: $tmp/N.data (step samples tokens loss lr grad_norm tokens_per_s seconds mean), N.valid-K, N.restarts, N.rewinds
+# Each run: $tmp/N.data (step samples tokens loss lr grad_norm tokens_per_s seconds mfu mean), N.valid-K, N.restarts, N.rewinds
 runs=0
 for run in "$@"; do
     [ -d "$run" ] || break
     ls "$run"/inc-*/metrics.jsonl >/dev/null 2>&1 || fail "no metrics in '$run'"
     runs=$((runs + 1))
     awk -v once=1 -v restarts="$tmp/$runs.restarts" -v back="$tmp/$runs.rewinds" "$steps"'
+        function share(x) { return x == "" ? "NaN" : x } # older runs tell none
         function keep() { row[n] = s " " num("samples") " " num("tokens") " " num("loss") " " num("lr") " " num("grad_norm") " " \
-            num("tokens_per_s") " " num("seconds"); rewinds = num("rewinds") }
+            num("tokens_per_s") " " num("seconds") " " share(num("mfu")); rewinds = num("rewinds") }
         END {
             print rewinds + 0 >back
             printf "" >restarts
@@ -128,7 +129,7 @@ k=1 raw='' mean=''
 while [ $k -le $runs ]; do
     name=$(cat "$tmp/$k.name")
     raw="$raw${raw:+, }'$tmp/$k.data' using 1:4 with lines lc rgb '$(pale $k)' $([ $runs -gt 1 ] && echo notitle || echo "title 'step'")"
-    mean="$mean, '$tmp/$k.data' using 1:9 with lines lw 2 lc rgb '$(strong $k)' title '$([ $runs -gt 1 ] && echo "$name" || echo 'running mean')'"
+    mean="$mean, '$tmp/$k.data' using 1:10 with lines lw 2 lc rgb '$(strong $k)' title '$([ $runs -gt 1 ] && echo "$name" || echo 'running mean')'"
     k=$((k + 1))
 done
 plots=loss
@@ -170,8 +171,9 @@ CSS
     k=1
     while [ $k -le $runs ]; do
         awk -v name="$(label "$(escape <"$tmp/$k.name"): ")" -v again="$(wc -l <"$tmp/$k.restarts")" -v back="$(cat "$tmp/$k.rewinds")" '
-            NR == 1 { first = $1 } { tok = $3; loss = $9; sec += $8; computed += $7 * $8; last = $1 }
+            NR == 1 { first = $1 } { tok = $3; loss = $10; sec += $8; computed += $7 * $8; last = $1 } $9 != "NaN" { share += $9 * $8; known += $8 }
             END { printf "<p>%sSteps %d to %d, %.4g tokens, %.0f s of steps (%.4g tokens/s), last loss (running mean) %.4f nats per token", name, first, last, tok, sec, sec ? computed / sec : 0, loss
+                  if (known) printf ", MFU %.1f %%", 100 * share / known
                   if (again > 0) printf ", %d restart%s", again, (again > 1 ? "s" : "")
                   if (back > 0) printf ", %d time%s back to a checkpoint", back, (back > 1 ? "s" : "")
                   print ".</p>" }' "$tmp/$k.data"

@@ -259,6 +259,21 @@ static void tell_frozen(const struct trainer *t)
         note(1, "%lld of %lld parameters train", (long long)left, (long long)t->net->ps.count);
 }
 
+/* The device that is not the CPU: its name, the peak that MFU is a share of, and its memory, planned and as the driver says. */
+static void tell_device(const struct config *c, const struct placement *where, const struct trainer_options *to, bool looks)
+{
+    struct device_info d;
+    where->be->info(&d);
+    if (d.memory_total == 0)
+        return;
+    char peak[32], planned[32], used[32], total[32], text[96] = "";
+    if (d.peak[where->precision.act] > 0)
+        snprintf(text, sizeof text, ", peak %sFLOP/s", format_si(d.peak[where->precision.act], peak));
+    note(1, "device %s: %s%s; memory: %sB planned, %sB of %sB in use", d.name, where->name, text,
+         format_si((double)plan_device_memory(c, where, to, looks), planned),
+         format_si((double)(d.memory_total - d.memory_free), used), format_si((double)d.memory_total, total));
+}
+
 /* The model's configuration, which is a preset's in *c already when one is named, else the checkpoint's; with
  * the tokenizer of the data. */
 static void complete_model(struct config *c, const struct ckpt *base, const struct data *data)
@@ -396,6 +411,7 @@ static int run(int n_args, char **args)
     note(1, "model %s: %lld parameters, %d rank%s x %d thread%s, kernels %s, %s", o.model ? o.model : c.pattern,
          (long long)t->net->ps.count, comm->size, comm->size > 1 ? "s" : "", threads, threads > 1 ? "s" : "",
          where.be->variant, where.name);
+    tell_device(&c, &where, &to, valids.n > 0);
 
     const struct run_options ro = { .length = length,
                                     .schedule = schedule,

@@ -63,8 +63,10 @@ void metrics_write(struct metrics *m, const struct metrics_line *l)
     add_real(&b, "seconds", "%.6f", l->seconds);
     add_real(&b, "tokens_per_s", "%.1f", l->tokens_per_s);
     add_real(&b, "flops_per_s", "%.4g", l->flops_per_s);
+    add_real(&b, "mfu", "%.4f", l->mfu);
     add_real(&b, "data_wait", "%.6f", l->data_wait);
     buf_addf(&b, ",\"memory\":%lld", (long long)l->memory);
+    add_real(&b, "device_memory", "%.0f", l->device_memory);
     add_real(&b, "eta", "%.1f", l->eta);
     add_real(&b, "limit", "%.1f", l->limit);
     buf_addf(&b, "}\n");

@@ -24,6 +24,31 @@ void plan_check_sizes(const struct config *c, const struct trainer_options *to, 
                   (long long)to->batch, (long long)to->micro_rows, (long long)to->seq_len);
 }
 
+/* Bytes that a rank needs on its device, but for a checkpoint that is being saved. */
+struct demand {
+    struct net_memory net;
+    int64_t moments, mean, valid, total;
+};
+
+static struct demand demand_of(const struct config *c, const struct placement *where, const struct trainer_options *to,
+                               bool looks)
+{
+    struct demand d = { .net = net_memory(c, where->be, where->precision, to->micro_rows, to->seq_len, true, to->recompute) };
+    d.moments = 2 * d.net.weights;
+    d.mean = to->ema > 0 ? d.net.weights : 0;
+    if (looks) { /* activations, beside those of the training; weights and scratch are shared */
+        struct net_memory v = net_memory(c, where->be, where->precision, to->micro_rows, to->seq_len, false, RECOMPUTE_NONE);
+        d.valid = v.residual + v.saved;
+    }
+    d.total = d.net.total + d.moments + d.mean + d.valid;
+    return d;
+}
+
+int64_t plan_device_memory(const struct config *c, const struct placement *where, const struct trainer_options *to, bool looks)
+{
+    return demand_of(c, where, to, looks).total;
+}
+
 void plan_print(const struct config *c, const struct placement *where, const struct trainer_options *to,
                 const struct length *l, int ranks, bool background, bool looks)
 {
@@ -33,7 +58,8 @@ void plan_print(const struct config *c, const struct placement *where, const str
     int64_t left;
     if (trainer_try_frozen(&ps, to->freeze, frozen, &left) < 0)
         die_usage("freeze: %s", err_last());
-    struct net_memory m = net_memory(c, where->be, where->precision, to->micro_rows, to->seq_len, true, to->recompute);
+    struct demand d = demand_of(c, where, to, looks);
+    const struct net_memory m = d.net;
     double flops = net_flops(c, to->seq_len);
     printf("# tensor\tshape\tdecay\ttrains\n");
     for (size_t i = 0; i < ps.n; i++) {
@@ -53,19 +79,14 @@ void plan_print(const struct config *c, const struct placement *where, const str
     printf("tokens=%lld\n", (long long)tokens);
     printf("flops_per_token_forward=%.0f\nflops_per_token_training=%.0f\nflops_total=%.4g\n", flops,
            3 * flops, 3 * flops * (double)tokens);
-    int64_t moments = 2 * ps.slab * (int64_t)sizeof(float), mean = to->ema > 0 ? moments / 2 : 0, valid = 0;
     bool host = memory_is_host(where->be);
-    int64_t copy = trainer_save_copies(where->be, where->precision, background) ? (m.weights + moments + mean) / ranks : 0;
-    if (looks) { /* activations, beside those of the training; weights and scratch are shared */
-        struct net_memory v = net_memory(c, where->be, where->precision, to->micro_rows, to->seq_len, false, RECOMPUTE_NONE);
-        valid = v.residual + v.saved;
-    }
+    int64_t copy = trainer_save_copies(where->be, where->precision, background) ? (m.weights + d.moments + d.mean) / ranks : 0;
     printf("memory_weights=%lld\nmemory_half=%lld\nmemory_gradients=%lld\nmemory_moments=%lld\nmemory_ema=%lld\nmemory_valid=%"
            "lld\nmemory_save=%lld\nmemory_residual=%lld\n"
            "memory_saved=%lld\nmemory_scratch=%lld\nmemory_rank=%lld\n",
-           (long long)m.weights, (long long)m.half, (long long)m.grads, (long long)moments, (long long)mean, (long long)valid,
+           (long long)m.weights, (long long)m.half, (long long)m.grads, (long long)d.moments, (long long)d.mean, (long long)d.valid,
            (long long)copy, (long long)m.residual, (long long)m.saved, (long long)(m.scratch + m.work),
-           (long long)(m.total + moments + mean + valid + (host ? copy : 0)));
+           (long long)(d.total + (host ? copy : 0)));
     free(frozen);
     params_free(&ps);
 }

@@ -12,6 +12,9 @@
 
 /* Counts are 64-bit; dies (usage) of what no machine could hold, before they overflow. */
 void plan_check_sizes(const struct config *c, const struct trainer_options *to, const struct length *l);
+/* Bytes that a rank needs on its device, by the tables; of a checkpoint that is being saved: none. looks: there are
+ * held-out sets. */
+int64_t plan_device_memory(const struct config *c, const struct placement *where, const struct trainer_options *to, bool looks);
 /* Prints the table of the tensors, then lines name=value: shapes, counts, FLOPs, and the bytes that a rank
  * needs. background: checkpoints are written from a copy; looks: there are held-out sets. Dies (usage) when
  * the patterns of what is frozen do not fit. */

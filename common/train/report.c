@@ -27,6 +27,7 @@ void report_begin(struct report *r, const struct trainer *t, struct rundir *dir,
     if (!dir)
         return;
     r->flops = 3 * net_flops(&t->net->c, t->opt.seq_len);
+    r->log_every = log_every;
     r->steps = open_metrics(r, "metrics.jsonl");
     r->looks = looks ? open_metrics(r, "valid.jsonl") : NULL;
     r->slowest = slowest ? open_metrics(r, "slowest.jsonl") : NULL;
@@ -36,24 +37,48 @@ void report_begin(struct report *r, const struct trainer *t, struct rundir *dir,
     r->warned = isinf(deadline->at);
 }
 
+/* The device is asked at the first step, and then as often as there are progress lines. */
+static void ask_device(struct report *r, double now)
+{
+    if (r->asked > 0 && now - r->asked < r->log_every)
+        return;
+    struct device_info d;
+    r->t->net->be->info(&d);
+    r->peak = d.peak[r->t->opt.precision.act] * r->t->comm->size;
+    r->device_memory = (double)(d.memory_total - d.memory_free);
+    r->asked = now;
+}
+
+/* "MFU 41.3%" behind what separates it from the rate before, or nothing where the peak is not known. Returns text. */
+static char *format_mfu(const struct report *r, const char *separator, char text[32])
+{
+    text[0] = '\0';
+    if (r->peak > 0)
+        snprintf(text, 32, "%sMFU %.1f%%", separator, 100 * r->flops * r->speed / r->peak);
+    return text;
+}
+
 /* A progress line: the running mean of the loss, and what else of the step people look at. */
 static void print_line(char *text, size_t size, const struct report *r, const struct metrics_line *l)
 {
-    char a[32], b[32], c[32], limit[48] = "", skipped[40] = "";
+    char a[32], b[32], c[32], limit[48] = "", skipped[40] = "", mfu[32], used[40] = "";
     if (isfinite(l->limit))
         snprintf(limit, sizeof limit, "  limit %s", format_duration(fmax(l->limit, 0), a));
     if (l->skipped)
         snprintf(skipped, sizeof skipped, "  skipped %lld", (long long)l->skipped);
+    if (isfinite(l->device_memory))
+        snprintf(used, sizeof used, "  device %sB", format_si(l->device_memory, a));
     snprintf(text, size,
-             "loss %.4f (z %.1f)  lr %.2e  grad %.3f (z %.1f)  %stok/s  %sFLOP/s  %sB  wait %.0f%%%s%s",
+             "loss %.4f (z %.1f)  lr %.2e  grad %.3f (z %.1f)  %stok/s  %sFLOP/s%s  %sB%s  wait %.0f%%%s%s",
              r->loss, l->loss_z, l->lr, l->grad_norm, l->norm_z, format_si(r->speed, a),
-             format_si(r->flops * r->speed, b), format_si((double)l->memory, c),
+             format_si(r->flops * r->speed, b), format_mfu(r, "  ", mfu),
+             format_si((double)l->memory, c), used,
              100 * l->data_wait / l->seconds, skipped, limit);
 }
 
 static void write_events(struct events *e, const struct metrics_line *l)
 {
-    const struct scalar s[] = { { "train/loss", l->loss },
+    struct scalar s[15] = { { "train/loss", l->loss },
                                 { "train/lr", l->lr },
                                 { "train/grad_norm", l->grad_norm },
                                 { "train/loss_z", l->loss_z },
@@ -66,7 +91,12 @@ static void write_events(struct events *e, const struct metrics_line *l)
                                 { "speed/seconds", l->seconds },
                                 { "speed/data_wait", l->data_wait },
                                 { "speed/memory", (double)l->memory } };
-    events_write(e, l->step, s, sizeof s / sizeof *s);
+    size_t n = 13;
+    if (isfinite(l->mfu))
+        s[n++] = (struct scalar){ "speed/mfu", l->mfu };
+    if (isfinite(l->device_memory))
+        s[n++] = (struct scalar){ "speed/device_memory", l->device_memory };
+    events_write(e, l->step, s, n);
 }
 
 /* A run that is longer than its job: says once, when the pace is known, how many jobs it needs. */
@@ -90,6 +120,7 @@ void report_step(struct report *r, const struct step_report *s, double rate, dou
     rundir_demand_newest(r->dir);
     double now = now_seconds(), tokens_per_s = (double)s->computed / seconds;
     r->speed = running_mean(r->speed, tokens_per_s);
+    ask_device(r, now);
     if (isfinite(s->loss))
         r->loss = running_mean(r->loss, s->loss);
     struct metrics_line line = { .step = t->step,
@@ -106,8 +137,10 @@ void report_step(struct report *r, const struct step_report *s, double rate, dou
                                  .seconds = seconds,
                                  .tokens_per_s = tokens_per_s,
                                  .flops_per_s = r->flops * tokens_per_s,
+                                 .mfu = r->peak > 0 ? r->flops * tokens_per_s / r->peak : NAN,
                                  .data_wait = wait,
                                  .memory = meter_peak_memory(),
+                                 .device_memory = r->device_memory > 0 ? r->device_memory : NAN,
                                  .eta = (now - r->started) / (double)(t->step - r->first) *
                                         (double)(r->last - t->step),
                                  .limit = r->deadline->at - now };
@@ -116,7 +149,7 @@ void report_step(struct report *r, const struct step_report *s, double rate, dou
         write_events(r->events, &line);
     rundir_beat(r->dir);
     warn_of_limit(r, &line);
-    char text[256];
+    char text[320];
     print_line(text, sizeof text, r, &line);
     progress_at(&r->bar, t->step, text);
 }
@@ -167,8 +200,8 @@ void report_end(struct report *r)
     metrics_close(r->looks);
     metrics_close(r->slowest);
     events_close(r->events);
-    char words[80], a[32];
-    snprintf(words, sizeof words, "step %lld of %lld, %stokens/s", (long long)r->t->step, (long long)r->last,
-             format_si(r->speed, a));
+    char words[160], a[32], b[32], mfu[32];
+    snprintf(words, sizeof words, "step %lld of %lld, %stokens/s, %sFLOP/s%s", (long long)r->t->step, (long long)r->last,
+             format_si(r->speed, a), format_si(r->flops * r->speed, b), format_mfu(r, ", ", mfu));
     meter_last_words(words);
 }

@@ -27,6 +27,9 @@ struct report {
     double started;             /* by now_seconds() */
     double flops;               /* of a token, forward and backward */
     double loss, speed;         /* running means: nats a token, computed tokens a second; 0: none yet */
+    double peak;                /* FLOP/s of all ranks' devices in the precision of the activations; 0: not known */
+    double device_memory;       /* bytes in use on this rank's; 0: not known */
+    double asked, log_every;    /* when it said so, by now_seconds(); seconds until it is asked again */
     bool warned;                /* that the job is shorter than the run */
 };
 

@@ -9,12 +9,13 @@
 
 #include <nccl.h>
 
+#include "gemm.h"
 #include "links.h"
 #include "runtime.h"
 
 static struct {
     ncclResult_t (*GetUniqueId)(ncclUniqueId *);
-    ncclResult_t (*CommInitRank)(ncclComm_t *, int, ncclUniqueId, int);
+    ncclResult_t (*CommInitRankConfig)(ncclComm_t *, int, ncclUniqueId, int, ncclConfig_t *);
     ncclResult_t (*CommSplit)(ncclComm_t, int, int, ncclComm_t *, ncclConfig_t *);
     ncclResult_t (*CommDestroy)(ncclComm_t);
     ncclResult_t (*CommCount)(const ncclComm_t, int *);
@@ -30,6 +31,9 @@ static struct {
 } nccl;
 static cudaStream_t side;
 static cudaEvent_t given, done;
+/* Of a collective, each of which holds a multiprocessor while products of matrices go on beside it. NCCL's own variable
+ * takes another number. */
+static int blocks = 8;
 
 static const char *text(ncclResult_t r) { return r == ncclSuccess ? NULL : nccl.GetErrorString(r); }
 static void note(ncclResult_t r)
@@ -43,6 +47,7 @@ static cudaStream_t after_ops(void)
 {
     cuda_note("NCCL", cudaEventRecord(given, cuda_stream()));
     cuda_note("NCCL", cudaStreamWaitEvent(side, given, 0));
+    gemm_spare(blocks);
     return side;
 }
 
@@ -53,7 +58,9 @@ static const char *open_group(void **group, const void *id, int rank, int size)
     ncclUniqueId u;
     memcpy(&u, id, sizeof u);
     ncclComm_t c = NULL;
-    ncclResult_t r = nccl.CommInitRank(&c, size, u, rank);
+    ncclConfig_t config = NCCL_CONFIG_INITIALIZER;
+    config.maxCTAs = blocks;
+    ncclResult_t r = nccl.CommInitRankConfig(&c, size, u, rank, &config);
     *group = c;
     return text(r);
 }
@@ -122,6 +129,7 @@ static void join(void)
 {
     cuda_note("NCCL", cudaEventRecord(done, side));
     cuda_note("NCCL", cudaStreamWaitEvent(cuda_stream(), done, 0));
+    gemm_spare(0);
 }
 
 static const struct links over_nccl = {
@@ -161,10 +169,13 @@ const struct links *links_begin(void)
     void *lib = dlopen("libnccl.so.2", RTLD_NOW | RTLD_LOCAL);
     const char *error = lib ? NULL : dlerror();
     snprintf(missing, sizeof missing, "NCCL is not to be had: %.250s", error ? error : "libnccl.so.2 lacks a function");
-    if (!lib || !FIND(GetUniqueId) || !FIND(CommInitRank) || !FIND(CommSplit) || !FIND(CommDestroy) ||
+    if (!lib || !FIND(GetUniqueId) || !FIND(CommInitRankConfig) || !FIND(CommSplit) || !FIND(CommDestroy) ||
         !FIND(CommCount) || !FIND(AllReduce) || !FIND(ReduceScatter) || !FIND(AllGather) || !FIND(Broadcast) ||
         !FIND(Send) || !FIND(Recv) || !FIND(GroupStart) || !FIND(GroupEnd) || !FIND(GetErrorString))
         return &none;
+    const char *most = getenv("NCCL_MAX_CTAS");
+    if (most && atoi(most) > 0)
+        blocks = atoi(most);
     int low, high;
     if (cudaDeviceGetStreamPriorityRange(&low, &high) || cudaStreamCreateWithPriority(&side, cudaStreamNonBlocking, high) ||
         cudaEventCreateWithFlags(&given, cudaEventDisableTiming) || cudaEventCreateWithFlags(&done, cudaEventDisableTiming)) {

@@ -31,6 +31,12 @@ static inline cudaError_t cudaFree(void *p)
     free(p);
     return cudaSuccess;
 }
+static inline cudaError_t cudaMemGetInfo(size_t *left, size_t *total) /* made up */
+{
+    *left = (size_t)3 << 30;
+    *total = (size_t)4 << 30;
+    return cudaSuccess;
+}
 static inline cudaError_t cudaMemcpyAsync(void *to, const void *from, size_t bytes, int kind, cudaStream_t s)
 {
     (void)kind, (void)s;
