@@ -105,6 +105,7 @@ CUDA_SRC := $(wildcard kernels/*.cu)
 CUDA_HOME ?= $(patsubst %/bin/nvcc,%,$(realpath $(shell command -v nvcc 2>/dev/null)))
 CUDA_SO := $(if $(filter 1,$(CUDA)),$O/lib/libssmcuda.so)
 EMULATED := $(if $(shell command -v $(CXX) 2>/dev/null),$O/lib/libssmcuda-emulated.so)
+CUDA_SYMBOLS := kernels/cuda/symbols.map
 
 .PHONY: all tools tests plugin info deps demo check check-unit check-long check-slurm check-slurm-long check-gpu perf fuzz lint format install bundle clean force
 all: tools
@@ -194,7 +195,7 @@ $O/cuda/host/%.o: kernels/cuda/%.cc $O/cudaflags
 	$Q$(CXX) -std=c++17 -O2 -fPIC -fvisibility=hidden -Wall -I. -Ikernels -isystem $(CUDNN_FRONTEND) -isystem $(CUDA_HOME)/include -MMD -MP -c -o $@ $<
 $O/lib/libssmcuda.so: $(CUDA_SRC:kernels/%.cu=$O/cuda/%.o) $(CUDA_HOST:%=$O/cuda/host/%.o)
 	@mkdir -p $(@D)
-	$Q$(CXX) -shared -Wl,--exclude-libs$(comma)ALL -Wl,--no-undefined -o $@ $^ -L$(CUDA_HOME)/lib64 -lcublasLt -lcudart_static -lpthread -lrt -ldl -lm
+	$Q$(CXX) -shared -Wl,--version-script=$(CUDA_SYMBOLS) -Wl,--no-undefined -o $@ $^ -L$(CUDA_HOME)/lib64 -lcublasLt -lcudart_static -lpthread -lrt -ldl -lm
 
 $O/emulated/%.o: kernels/%.cu $O/emuflags
 	@mkdir -p $(@D)
@@ -207,7 +208,7 @@ $O/emulated/host/%.o: kernels/cuda/%.c $O/emuflags
 	$Q$(CC) $(CUDA_C) -DSSM_EMULATE -MMD -MP -c -o $@ $<
 $(EMULATED): $(CUDA_SRC:kernels/%.cu=$O/emulated/%.o) $O/emulated/emulate.o $(patsubst %,$O/emulated/host/%.o,memory gemm_emulated open)
 	@mkdir -p $(@D)
-	$Q$(CXX) -shared -fopenmp $(if $(filter 1,$(SAN)),-fsanitize=address$(comma)undefined) -o $@ $^ -lm
+	$Q$(CXX) -shared -fopenmp -Wl,--version-script=$(CUDA_SYMBOLS) $(if $(filter 1,$(SAN)),-fsanitize=address$(comma)undefined) -o $@ $^ -lm
 
 -include $(shell find $O -name '*.d' 2>/dev/null)
 
