@@ -49,6 +49,7 @@ static const struct backend *open_cuda(const struct device_options *o, const cha
     void *lib = dlopen(path, RTLD_NOW | RTLD_LOCAL);
     if (!lib) {
         snprintf(reason, sizeof reason, "cannot load the CUDA backend: %.500s", dlerror());
+        *absent = access("/dev/nvidiactl", F_OK) != 0; /* without CUDA's libraries only the driver's file tells of a GPU */
         return NULL;
     }
     device_entry *entry;
