@@ -46,7 +46,10 @@ case ${1:-} in
     echo "programs: tokshard ssmtrain ckmerge ssmeval mpiexec h5dump pretrain.sh report.sh, or 'check', 'check-gpu'"
     [ $# -gt 0 ] || exit 2
     ;;
-check) check "$here"/tests/* "$here"/tests/cli/*.t ;;
+check) # on the emulation, also where there is a GPU
+    export SSM_CUDA="$here/lib/libssmcuda-emulated.so"
+    check "$here"/tests/* "$here"/tests/cli/*.t
+    ;;
 check-gpu) check "$here"/tests/gpu/*.t ;;
 *) exec "$@" ;;
 esac

@@ -36,7 +36,7 @@ site_enter() {
     esac
     case $conf_container in
     pyxis) SSM_LAUNCH="$SSM_LAUNCH --container-image=$conf_image --no-container-mount-home${conf_mounts:+ --container-mounts=$conf_mounts}" SSM_CONTAINER=pyxis ;;
-    apptainer) SSM_WRAP="apptainer exec --cleanenv=false${conf_mounts:+ --bind $conf_mounts} $conf_image" SSM_CONTAINER=apptainer ;;
+    apptainer) SSM_WRAP="apptainer exec$([ "$conf_gpus_per_node" -eq 0 ] || echo ' --nv') --cleanenv=false${conf_mounts:+ --bind $conf_mounts} $conf_image" SSM_CONTAINER=apptainer ;;
     esac
     export SSM_LAUNCH SSM_WRAP="${SSM_WRAP:-}" SSM_CONTAINER="${SSM_CONTAINER:-}"
 }

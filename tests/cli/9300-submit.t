@@ -317,7 +317,8 @@ ok 'launchers and containers' '
     launches "srun --kill-on-bad-exit=1 --wait=60 --mpi=pmix --cpu-bind=cores -n 2 $tap_dir/tools/ssmtrain .*" "mpi = pmix" "bind = cores" &&
     launches "mpiexec -n 2 $tap_dir/tools/ssmtrain .*" "launcher = mpiexec" &&
     launches "srun .* --container-image=user@reg#img:1 --no-container-mount-home --container-mounts=/a,/b -n 2 $tap_dir/tools/ssmtrain .*" "container = pyxis" "image = user@reg#img:1" "mounts = /a,/b" "bin = $tap_dir/tools" &&
-    launches "srun .* -n 2 apptainer exec --cleanenv=false --bind /a /i.sif $tap_dir/tools/ssmtrain .*" "container = apptainer" "image = /i.sif" "mounts = /a" "bin = $tap_dir/tools"'
+    launches "srun .* -n 2 apptainer exec --cleanenv=false --bind /a /i.sif $tap_dir/tools/ssmtrain .*" "container = apptainer" "image = /i.sif" "mounts = /a" "bin = $tap_dir/tools" &&
+    launches "srun .* -n 2 apptainer exec --nv --cleanenv=false /i.sif $tap_dir/tools/ssmtrain .*" "container = apptainer" "image = /i.sif" "gpus_per_node = 2" "bin = $tap_dir/tools"'
 ok 'modules and the environment file; threads' '
     printf "NCCL_X=a b\n" | sed "s/a b/\"a b\"/" >site.env && mkdir -p looking && cp tools/* looking/ && printf "#!/bin/sh\nenv >$tap_dir/saw\nexec $tap_dir/tools/ssmtrain \"\$@\"\n" >looking/ssmtrain &&
     fresh "environment = site.env" "bin = $tap_dir/looking" && after 0 "done 0" done && grep -qx "NCCL_X=a b" saw && grep -qx "OMP_NUM_THREADS=3" saw && grep -qx "SRUN_CPUS_PER_TASK=3" saw && grep -qx "SSM_RANKS=2" saw'
