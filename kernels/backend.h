@@ -27,8 +27,9 @@
  *
  * To add an op: (1) its struct and formula here, (2) its slots in struct backend, (3) kernels/OP.c,
  * (4) the line in kernels/cpu.c, (5) its cases in tests/ops.c: against a naive double-precision
- * reference, gradients against central differences, odd sizes, documents. A slot left empty fails
- * `make check`.
+ * reference, gradients against central differences, odd sizes, documents; (6) kernels/OP.cu, with what device.cuh offers;
+ * (7) its functions in kernels/cuda/cuda.h and kernels/cuda/open.c, its cost in kernels/cost.h; (8) its cases in
+ * tests/device_*.c, against the CPU's. A slot left empty fails `make check`.
  */
 #ifndef SSM_BACKEND_H
 #define SSM_BACKEND_H
