@@ -60,7 +60,7 @@ for p in "$root"/bin/* "$root"/tests/* "$root"/lib/*.so "$root"/lib/hdf5/plugin/
     if [ -f "$p" ]; then ldd "$p" 2>/dev/null || true; fi # scripts have none
 done | awk '$2 == "=>" && $3 ~ /^\// { print $1, $3 } $3 == "not" { print "lacks", $1 }' | sort -u >"$tmp/libs"
 while read -r lib path; do
-    case $lib $path in
+    case "$lib $path" in
     libcublas* | "lacks libcublas"*) continue ;;
     esac
     case $lib in
