@@ -242,7 +242,7 @@ check: deps
 # The C tests alone, for another variant: make SAN=1 check-unit
 check-unit:
 	+@$(MAKE) tests plugin
-	@$(TEST_ENV) ASAN_OPTIONS=detect_leaks=0 $(PROVE) $(patsubst %,$O/tests/%,$(filter-out mk%,$(TEST_BINS)))
+	@$(TEST_ENV) ASAN_OPTIONS=detect_leaks=0:allocator_may_return_null=1 $(PROVE) $(patsubst %,$O/tests/%,$(filter-out mk%,$(TEST_BINS)))
 
 check-long: check
 	+@$(MAKE) SAN=1 tools tests
