@@ -406,7 +406,7 @@ struct cut cut_of(const struct conv1d *a, int n, int resident)
 {
     struct cut c;
     c.columns = ceil_div(a->C, 32 * n);
-    c.per = (int64_t)cuda_processors() * resident * STRETCHES / (c.columns * a->B);
+    c.per = (int64_t)cuda_processors_left() * resident * STRETCHES / (c.columns * a->B);
     if (c.per < ceil_div(a->T, MOST))
         c.per = ceil_div(a->T, MOST);
     if (c.per > ceil_div(a->T, LEAST))

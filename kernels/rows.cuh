@@ -113,7 +113,7 @@ static inline struct row_shape row_shape(int64_t M, int64_t n, bool held, int re
         s.threads = (unsigned)round_up(ceil_div(n < ROW_LONGEST ? n : (int64_t)ROW_LONGEST, ROW_EACH), 32);
         s.rows = s.threads < 256 ? 256 / s.threads : 1;
     }
-    int64_t most = ceil_div((int64_t)cuda_processors() * (resident / (int)(s.threads * s.rows)), groups);
+    int64_t most = ceil_div((int64_t)cuda_processors_left() * (resident / (int)(s.threads * s.rows)), groups);
     s.blocks = ceil_div(M, s.rows) < most ? ceil_div(M, s.rows) : most;
     return s;
 }

@@ -63,6 +63,11 @@ void cuda_sumsq_parts(const float *p, int64_t n, double *part);
 void *cuda_stream(void);
 /* Multiprocessors of the device. */
 int cuda_processors(void);
+/* Exchanges with other ranks hold so many of them, until they hold 0. */
+void cuda_hold(int processors);
+/* The others. A kernel that has a block for each multiprocessor takes twice as long when it has one too many, so those that choose
+ * their number of blocks, and products of matrices, go by this one; scratch is sized by all. */
+int cuda_processors_left(void);
 /* Keeps the first error: `what` failed with this cudaError_t. 0 is none. */
 void cuda_note(const char *what, int error);
 void cuda_note_text(const char *what, const char *text);

@@ -19,7 +19,7 @@ static const size_t workspace_bytes = (size_t)64 << 20;
 /* What tells one product from another. Compared as bytes. */
 struct key {
     int64_t M, N, K, lda, ldb, ldc, batch, step_a, step_b, step_c, step_bias;
-    int32_t trans_a, trans_b, in, out, add, bias, align_a, align_b, align_c, align_add, spared;
+    int32_t trans_a, trans_b, in, out, add, bias, align_a, align_b, align_c, align_add, processors;
 };
 
 struct plan {
@@ -34,7 +34,6 @@ static cublasLtHandle_t lt;
 static cublasComputeType_t compute_f32;
 static void *workspace, *bias_room;
 static struct plan plans[PLANS];
-static int32_t spared; /* multiprocessors that are at something else */
 
 static bool good(cublasStatus_t s)
 {
@@ -52,8 +51,6 @@ bool gemm_begin(bool tf32)
     compute_f32 = tf32 ? CUBLAS_COMPUTE_32F_FAST_TF32 : CUBLAS_COMPUTE_32F;
     return !e && good(cublasLtCreate(&lt));
 }
-
-void gemm_spare(int processors) { spared = processors; }
 
 static cudaDataType_t type_of(enum dtype t) { return t == BF16 ? CUDA_R_16BF : CUDA_R_32F; }
 
@@ -116,10 +113,8 @@ static bool make(struct plan *p)
         SET_OP(p, CUBLASLT_MATMUL_DESC_EPILOGUE, epilogue);
         SET_OP(p, CUBLASLT_MATMUL_DESC_BIAS_BATCH_STRIDE, k->step_bias);
     }
-    if (k->spared) {
-        int32_t left = cuda_processors() - k->spared;
-        SET_OP(p, CUBLASLT_MATMUL_DESC_SM_COUNT_TARGET, left);
-    }
+    if (k->processors < cuda_processors())
+        SET_OP(p, CUBLASLT_MATMUL_DESC_SM_COUNT_TARGET, k->processors);
     p->a = k->trans_b ? layout(k->in, k->K, k->N, k->ldb, batch, k->step_b) : layout(k->in, k->N, k->K, k->ldb, batch, k->step_b);
     p->b = k->trans_a ? layout(k->in, k->M, k->K, k->lda, batch, k->step_a) : layout(k->in, k->K, k->M, k->lda, batch, k->step_a);
     p->c = layout(k->out, k->N, k->M, k->ldc, batch, k->step_c);
@@ -185,7 +180,7 @@ void cuda_matmul(const struct matmul *m)
     k.out = m->c.dtype;
     k.add = m->add.data != NULL;
     k.bias = bias != NULL;
-    k.spared = spared;
+    k.processors = cuda_processors_left();
     k.align_a = alignment(m->a.data, m->a.ld, k.step_a, m->a.dtype);
     k.align_b = alignment(m->b.data, m->b.ld, k.step_b, m->b.dtype);
     k.align_c = alignment(m->c.data, m->c.ld, k.step_c, m->c.dtype);

@@ -9,8 +9,4 @@
 /* tf32: products of floats may use TF32. false: see memory_sync(). */
 bool gemm_begin(bool tf32);
 
-/* Products that are begun from now on leave so many multiprocessors to others: one that counts on all of them would take
- * twice as long beside a single block that stays. */
-void gemm_spare(int processors);
-
 #endif

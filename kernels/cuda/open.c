@@ -111,6 +111,7 @@ static struct backend table = {
 #ifdef SSM_EMULATE
 
 int cuda_processors(void) { return 4; }
+int cuda_processors_left(void) { return 4; }
 
 static bool take_gpu(const struct device_options *o, bool *absent)
 {
@@ -125,9 +126,11 @@ static bool take_gpu(const struct device_options *o, bool *absent)
 
 #else
 
-static int processors;
+static int processors, held;
 
 int cuda_processors(void) { return processors; }
+void cuda_hold(int n) { held = n < processors / 2 ? n : processors / 2; }
+int cuda_processors_left(void) { return processors - held; }
 
 /* Keeps this process to the cores that are near the GPU, of those that it may use; a guest system that does not tell
  * leaves it where it is. */
