@@ -29,6 +29,7 @@ awk 'BEGIN { srand(1); for (i = 0; i < 220000; i++) { s = ""; for (k = 0; k < 12
 median() {
     sed 1,10d "$tmp/run/inc-0001/metrics.jsonl" | sed 's/.*"'"$1"'":\([^,}]*\).*/\1/' | sort -g | awk '{ x[NR] = $1 } END { print x[int((NR + 1) / 2)] }'
 }
+lines() { if [ -f "$1" ]; then wc -l <"$1"; else echo 0; fi; }
 # train_one MODEL BATCH TOKENS [LAUNCHER...]: leaves $tmp/run; BATCH: of all ranks. It is killed behind the last step that
 # counts: the checkpoint at the end is not wanted.
 train_one() {
@@ -38,7 +39,7 @@ train_one() {
     setsid "$@" "$SSM_BIN/ssmtrain" -q --device cuda --precision bf16 --model "$name" --batch "$batch" --seq-len "$len" --steps 1000 --warmup 2 --save-every 0 \
         -o "$tmp/run" "$tmp/data" >&2 &
     pid=$!
-    while kill -0 $pid 2>/dev/null && [ "$(cat "$tmp/run/inc-0001/metrics.jsonl" 2>/dev/null | wc -l)" -lt "$steps" ]; do sleep 0.1; done
+    while kill -0 $pid 2>/dev/null && [ "$(lines "$tmp/run/inc-0001/metrics.jsonl")" -lt "$steps" ]; do sleep 0.1; done
     [ -s "$tmp/run/inc-0001/metrics.jsonl" ] || { wait $pid || true; return 1; }
     kill -9 -$pid 2>/dev/null || true
     wait $pid 2>/dev/null || true
