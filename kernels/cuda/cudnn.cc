@@ -1,10 +1,10 @@
 /* cudnn.cc - attention by cuDNN's fused graphs, through its header-only front end
  * SPDX-License-Identifier: MIT
  *
- * It serves bf16 without soft-cap and without documents inside a row (start is NULL), head dims that are multiples
- * of 8; kernels/attn.cu serves the rest. libcudnn is loaded when it is there. A graph is built once a shape; one that
- * cuDNN does not build is remembered as not served. Its backward pass is the deterministic one. Scratch is allocated when a
- * graph is built, so in the first step only.
+ * It serves trainings (a graph takes long to build, and prompts have any length) in bf16, without soft-cap and without
+ * documents inside a row (start is NULL), of head dims that are multiples of 8; kernels/attn.cu serves the rest. libcudnn
+ * is loaded when it is there. A graph is built once a shape; one that cuDNN does not build is remembered as not served.
+ * Its backward pass is the deterministic one. Scratch is allocated when a graph is built, so in the first step only.
  */
 #define NV_CUDNN_FRONTEND_USE_DYNAMIC_LOADING
 #include <cudnn_frontend.h>
@@ -44,7 +44,7 @@ key key_of(const struct attn *a, bool backward)
     int64_t scale = 0;
     memcpy(&scale, &a->scale, sizeof scale);
     return { backward, a->B,    a->T,    a->q0,   a->Smax, a->Hq,   a->Hkv,     a->hd,    a->window,     scale,      a->q.ld,
-             a->k.ld,  a->v.ld, a->o.ld, a->lse != nullptr, a->dout.ld, a->dq.ld, a->dk.ld, a->dv.ld };
+             a->k.ld,  a->v.ld, a->o.ld, a->dout.ld, a->dq.ld, a->dk.ld, a->dv.ld };
 }
 
 bool fits(const struct tensor &t)
@@ -54,7 +54,7 @@ bool fits(const struct tensor &t)
 
 bool serves(const struct attn *a)
 {
-    return handle && !a->start && a->softcap == 0 && a->T > 1 && a->hd % 8 == 0 && a->hd >= 32 && a->hd <= 256 &&
+    return handle && a->lse && !a->start && a->softcap == 0 && a->T > 1 && a->hd % 8 == 0 && a->hd >= 32 && a->hd <= 256 &&
            a->S == a->q0 + a->T && fits(a->q) && fits(a->k) && fits(a->v) && fits(a->o) && fits(a->dout) && fits(a->dq) &&
            fits(a->dk) && fits(a->dv);
 }
@@ -110,7 +110,7 @@ std::shared_ptr<fe::graph::Graph> forward_graph(const struct attn *a)
 {
     tensor_ptr q, k, v;
     auto g = begin(a, &q, &k, &v);
-    auto options = fe::graph::SDPA_attributes().set_name("attention").set_generate_stats(a->lse != nullptr);
+    auto options = fe::graph::SDPA_attributes().set_name("attention").set_generate_stats(true);
     auto [o, lse] = g->sdpa(q, k, v, masked(options, a));
     place(o, O, a->B, a->Hq, a->T, a->hd, a->o.ld, a->T);
     if (lse)
@@ -184,9 +184,7 @@ bool cudnn_attn_fwd(const struct attn *a)
 {
     if (!serves(a))
         return false;
-    std::unordered_map<int64_t, void *> at = { { Q, a->q.data }, { K, a->k.data }, { V, a->v.data }, { O, a->o.data } };
-    if (a->lse)
-        at[LSE] = a->lse;
+    std::unordered_map<int64_t, void *> at = { { Q, a->q.data }, { K, a->k.data }, { V, a->v.data }, { O, a->o.data }, { LSE, a->lse } };
     return run(graph_of(a, false), at);
 }
 

@@ -13,7 +13,7 @@
 #include "gemm.h"
 #include "runtime.h"
 
-enum { PLANS = 1024, BIAS_ROOM = 1 << 20 };
+enum { PLANS = 1024, NEAR = 8, BIAS_ROOM = 1 << 20 };
 static const size_t workspace_bytes = (size_t)64 << 20;
 
 /* What tells one product from another. Compared as bytes. */
@@ -121,24 +121,38 @@ static bool make(struct plan *p)
     return choose(p);
 }
 
-/* The plan of a product, made when it is met for the first time; NULL: an error was noted. */
+static void forget(struct plan *p)
+{
+    cublasLtMatrixLayoutDestroy(p->a);
+    cublasLtMatrixLayoutDestroy(p->b);
+    cublasLtMatrixLayoutDestroy(p->c);
+    cublasLtMatmulDescDestroy(p->op);
+    *p = (struct plan){ .used = false };
+}
+
+/* The plan of a product, made when it is met for the first time; NULL: an error was noted. A training has some dozens of
+ * shapes; texts of all lengths have any number, so a plan that is in the way makes room. */
 static struct plan *plan_of(const struct key *k)
 {
+    static uint64_t turn;
     uint64_t h = 1469598103934665603u;
     for (size_t i = 0; i < sizeof *k; i++)
         h = (h ^ ((const unsigned char *)k)[i]) * 1099511628211u; /* FNV-1a */
-    for (uint64_t i = 0; i < PLANS; i++) {
+    struct plan *room = NULL;
+    for (uint64_t i = 0; i < NEAR; i++) {
         struct plan *p = &plans[(h + i) % PLANS];
         if (p->used && memcmp(&p->key, k, sizeof *k) == 0)
             return p;
-        if (!p->used) {
-            p->key = *k;
-            p->used = make(p);
-            return p->used ? p : NULL;
-        }
+        if (!p->used && !room)
+            room = p;
     }
-    cuda_note_text("matmul", "more different shapes than expected");
-    return NULL;
+    if (!room) {
+        room = &plans[(h + turn++ % NEAR) % PLANS];
+        forget(room);
+    }
+    room->key = *k;
+    room->used = make(room);
+    return room->used ? room : NULL;
 }
 
 /* The bias in the dtype of the output, which is all that the library adds. */
