@@ -107,11 +107,12 @@ CUDA_SO := $(if $(filter 1,$(CUDA)),$O/lib/libssmcuda.so)
 EMULATED := $(if $(shell command -v $(CXX) 2>/dev/null),$O/lib/libssmcuda-emulated.so)
 CUDA_SYMBOLS := kernels/cuda/symbols.map
 
-.PHONY: all tools tests plugin info deps demo check check-unit check-long check-slurm check-slurm-long check-gpu perf fuzz lint format install bundle clean force
+.PHONY: all tools tests plugin emulated info deps demo check check-unit check-long check-slurm check-slurm-long check-gpu perf fuzz lint format install bundle clean force
 all: tools
 tools: $(TOOL_BIN) $(PLUGIN) $(CUDA_SO)
-tests: $(TEST_BIN) $(EMULATED)
+tests: $(TEST_BIN) $(if $(filter 1,$(SAN)),,$(EMULATED))
 plugin: $(PLUGIN)
+emulated: $(EMULATED)
 
 # ---- rules ----
 # A stamp holds the command; it changes, and with it every object, only when the command does.
@@ -239,13 +240,14 @@ check: deps
 	@$(TEST_ENV) $(PROVE) $(patsubst %,$O/tests/%,$(filter-out mk%,$(TEST_BINS))) $(sort $(wildcard tests/cli/*.t))
 	+@$(MAKE) SAN=1 check-unit
 
-# The C tests alone, for another variant: make SAN=1 check-unit
+# The C tests alone, for another variant: make SAN=1 check-unit. Sanitizers and the emulated device together take many
+# minutes: by hand, make SAN=1 emulated, SSM_CUDA=build/san/lib/libssmcuda-emulated.so build/san/tests/device --only OP.
 check-unit:
 	+@$(MAKE) tests plugin
-	@$(TEST_ENV) ASAN_OPTIONS=detect_leaks=0:allocator_may_return_null=1 $(PROVE) $(patsubst %,$O/tests/%,$(filter-out mk%,$(TEST_BINS)))
+	@$(TEST_ENV) env $(if $(filter 1,$(SAN)),-u SSM_CUDA) ASAN_OPTIONS=detect_leaks=0:allocator_may_return_null=1 $(PROVE) $(patsubst %,$O/tests/%,$(filter-out mk%,$(TEST_BINS)))
 
 check-long: check
-	+@$(MAKE) SAN=1 tools tests
+	+@$(MAKE) SAN=1 tools tests emulated
 	@$(MAKE) -s SAN=1 run-long
 	@$(TEST_ENV) $(PROVE) $(sort $(wildcard tests/long/*.t))
 .PHONY: run-long
