@@ -37,6 +37,10 @@ static bool find(char *path, size_t room)
     return access(path, F_OK) == 0;
 }
 
+/* A driver is there, or that of a Windows host: what does not cost the third of a second that loading CUDA's libraries
+ * takes. */
+static bool driver_is_there(void) { return access("/dev/nvidiactl", F_OK) == 0 || access("/dev/dxg", F_OK) == 0; }
+
 static const struct backend *open_cuda(const struct device_options *o, const char **why, bool *absent)
 {
     char path[4200];
@@ -49,7 +53,7 @@ static const struct backend *open_cuda(const struct device_options *o, const cha
     void *lib = dlopen(path, RTLD_NOW | RTLD_LOCAL);
     if (!lib) {
         snprintf(reason, sizeof reason, "cannot load the CUDA backend: %.500s", dlerror());
-        *absent = access("/dev/nvidiactl", F_OK) != 0; /* without CUDA's libraries only the driver's file tells of a GPU */
+        *absent = !driver_is_there(); /* without CUDA's libraries only the driver's file tells of a GPU */
         return NULL;
     }
     device_entry *entry;
@@ -72,7 +76,7 @@ const struct backend *device_open(const char *name, const struct device_options 
 {
     bool absent = true;
     *why = NULL;
-    if (strcmp(name, "cpu") == 0)
+    if (strcmp(name, "cpu") == 0 || (strcmp(name, "auto") == 0 && !driver_is_there()))
         return backend_cpu();
     const struct backend *be = open_cuda(o, why, &absent);
     if (be)
