@@ -9,7 +9,7 @@
 
 namespace {
 
-enum { WARPS = 8, ROWS = 4, LEAST = 4 * WARPS * ROWS, PER_PROCESSOR = 6 };
+enum { WARPS = 8, ROWS = 4, LEAST = 4 * WARPS * ROWS, PER_PROCESSOR = 6, ADDERS = 16 };
 
 template <class T, int N>
 __global__ void __launch_bounds__(32 * WARPS) colsum_kernel(struct colsum a, int64_t rows, int64_t column_blocks)
@@ -50,23 +50,26 @@ __global__ void __launch_bounds__(32 * WARPS) colsum_kernel(struct colsum a, int
     }
 }
 
-/* 32 columns by 32 turns at the parts */
-__global__ void __launch_bounds__(1024) add_parts_kernel(struct add_parts a)
+/* 32 columns by ADDERS turns at the parts */
+__global__ void __launch_bounds__(32 * ADDERS) add_parts_kernel(struct add_parts a)
 {
-    __shared__ float room[32][33];
+    __shared__ float room[ADDERS][33];
     int lane = threadIdx.x, warp = threadIdx.y;
     int64_t c0 = (int64_t)blockIdx.x * 32, plane = blockIdx.y;
     const float *part = a.part + plane * a.part_plane + c0 + lane;
     float sum = 0.0f;
 
     if (c0 + lane < a.D)
-        for (int64_t p = warp; p < a.parts; p += 32)
+#pragma unroll 8
+        for (int64_t p = warp; p < a.parts; p += ADDERS)
             sum += part[p * a.ld];
     room[warp][lane] = sum;
     __syncthreads();
-    sum = warp_sum(room[lane][warp]);
-    if (lane == 0 && c0 + warp < a.D)
-        a.out[plane * a.out_plane + (c0 + warp) * a.out_step] += sum;
+    if (warp > 0 || c0 + lane >= a.D)
+        return;
+    for (int w = 1; w < ADDERS; w++)
+        sum += room[w][lane];
+    *(plane < a.planes ? a.out + plane * a.out_plane + (c0 + lane) * a.out_step : a.last + c0 + lane) += sum;
 }
 
 int64_t pieces_of(int64_t M, int64_t D, int n)
@@ -79,7 +82,8 @@ template <class T, int N> void launch_colsum(const struct colsum *a)
 {
     int64_t blocks = ceil_div(a->D, 32 * N), pieces = pieces_of(a->M, a->D, N);
     int64_t rows = ceil_div(a->M, pieces);
-    struct add_parts last = { pieces, a->D, a->D, 1, 0, 0, 1, (const float *)a->work, (float *)a->y.data };
+    struct add_parts last = { pieces, a->D, a->D, 1, 0, 0, 1, (const float *)a->work, (float *)a->y.data,
+                              NULL };
 
     LAUNCH((colsum_kernel<T, N>), (unsigned)(blocks * pieces), dim3(32, WARPS), 0, *a, rows, blocks);
     cuda_add_parts(&last);
@@ -89,7 +93,7 @@ template <class T, int N> void launch_colsum(const struct colsum *a)
 
 void cuda_add_parts(const struct add_parts *a)
 {
-    LAUNCH(add_parts_kernel, dim3((unsigned)ceil_div(a->D, 32), (unsigned)a->planes), dim3(32, 32), 0, *a);
+    LAUNCH(add_parts_kernel, dim3((unsigned)ceil_div(a->D, 32), (unsigned)(a->planes + (a->last != NULL))), dim3(32, ADDERS), 0, *a);
 }
 
 size_t cuda_colsum_work(const struct colsum *a)

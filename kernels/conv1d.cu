@@ -8,21 +8,22 @@
  * thread has its own part. A group whose tokens have all taps looks at neither documents nor halo. Backward
  * makes g = dy act'(...) once per token and adds it to the W unfinished dx that it reaches, also in
  * registers; it walks W-1 tokens beyond the stretch, whose g reach back into it. Sums for dw and dbias stand
- * in registers, are added over the block and written to work, and cuda_add_parts adds them up. Stretches are
- * so long that the device runs about all of them at once.
+ * in registers, are added over the block and written to work, and cuda_add_parts adds them up. There are some
+ * times as many stretches as run at once, that the multiprocessors end together; backward, which pays for each
+ * stretch, takes as few as keep them busy.
  *
  * W = 4 has kernels of its own; other widths go through those of 8 taps, of which some do not exist.
  */
-#include <climits>
-
 #include "rows.cuh"
 
 namespace {
 
-/* _RESIDENT: blocks that a multiprocessor has at once. */
-enum { STRETCHES = 4, BWD_RESIDENT = 4, GROUP = 4, LEAST = 16, MOST = 512, MAXW = 8 };
+/* _RESIDENT: blocks that a multiprocessor has at once; _WAVES: times as many are asked for (at most, backward). */
+enum { STRETCHES = 4, FWD_RESIDENT = 6, FWD_WAVES = 6, BWD_RESIDENT = 3, BWD_WAVES = 2 };
+enum { LEAST = 16, MOST_GROUPS = 64, MAXW = 8 };
 
-template <int N, int W> constexpr int fwd_resident() { return N * W == 16 ? 7 : 4; }
+/* Tokens that are worked at between two looks at what is under way. */
+template <class T> constexpr int GROUP = 16 / sizeof(T);
 
 /* How the tokens are cut: `per` stretches of `length` tokens (whole groups) for each sequence, `columns`
  * blocks along the channels. */
@@ -110,111 +111,115 @@ template <int N, int W> struct filter {
     }
 };
 
-/* Tells the groups of a stretch in which each token has all taps. Documents are asked one group ahead. */
-template <int W> struct full_groups {
-    const int32_t *start; /* that of the stretch's first token */
-    int known, t0, from, begins;
-
-    /* known: tokens that follow t0 in the sequence */
-    __device__ __forceinline__ full_groups(const struct conv1d &a, const struct place &p, int known)
-        : start(a.start ? a.start + p.b * a.T + p.t0 : nullptr), known(known), t0((int)p.t0)
-    {
-        from = a.W < W ? INT_MAX : p.t0 < W - 1 ? W - 1 - (int)p.t0 : 0;
-        look(0);
+/* In which groups of a stretch each token has all taps: a bit each. A stretch is a warp's, whose threads ask together. */
+template <class T, int W> __device__ __forceinline__ uint64_t full_groups(const struct conv1d &a, const struct place &p)
+{
+    uint64_t full = 0;
+    for (int half = 0; half < MOST_GROUPS; half += 32) {
+        int at = (half + (int)threadIdx.x) * GROUP<T>;
+        int64_t t = p.t0 + at;
+        bool is = W == 4 && a.W == W && p.b < a.B && at + GROUP<T> <= p.tokens && t >= W - 1;
+        if (is && a.start) /* the last token begins no document in the group if none of them does */
+            is = a.start[p.b * a.T + t + GROUP<T> - 1] <= t - (W - 1);
+        full |= (uint64_t)__ballot_sync(0xffffffffu, is) << half;
     }
-    /* The group's last token begins no document if none of them does. */
-    __device__ __forceinline__ void look(int at)
-    {
-        begins = start && at + GROUP <= known ? start[at + GROUP - 1] - t0 : INT_MIN;
-    }
-    __device__ __forceinline__ bool has(int at) const { return at >= from && begins <= at - (W - 1); }
-};
+    return full;
+}
 
-/* What is under way of `TENSORS` inputs: groups of tokens, of which each thread brings and reads its own
- * channels. Four groups in bf16, two in F32. */
+/* The group that is worked at and the one that is under way, of `TENSORS` inputs. Each thread brings and reads its own channels. */
 template <class T, int N, int TENSORS> struct ring {
-    static constexpr int GROUPS = 8 / sizeof(T), THREADS = 32 * STRETCHES;
-    elements<T, N> room[GROUPS * GROUP * TENSORS * THREADS];
+    static constexpr int TOKENS = GROUP<T>, BYTES = sizeof(T) * N, STEP = BYTES * 32 * STRETCHES;
+    struct alignas(16) space {
+        char room[2 * TOKENS * TENSORS * STEP];
+    };
+    shared_place mine;
 
-    /* This thread's tokens of the group that begins with `token`. */
-    __device__ __forceinline__ elements<T, N> *at(int token)
+    __device__ __forceinline__ ring(space &s) : mine(shared_place_of(s.room + (threadIdx.y * 32 + threadIdx.x) * BYTES)) {}
+    /* This thread's part of the group that begins with `token`. */
+    __device__ __forceinline__ shared_place at(int token) const
     {
-        return room + token / GROUP % GROUPS * (GROUP * TENSORS * THREADS) + threadIdx.y * 32 + threadIdx.x;
+        return mine + token / TOKENS % 2 * (TOKENS * TENSORS * STEP);
     }
-    /* Where that of token i, one of several tensors, stands. */
-    __device__ __forceinline__ static int step(int i, int tensor) { return (i * TENSORS + tensor) * THREADS; }
-    /* Begins to bring one tensor's tokens of a group; rows: from the group's first token on. */
-    __device__ __forceinline__ void bring(int token, int tensor, int known, const T *rows, int64_t ld)
+    /* Reads token i of such a group, of one of several tensors. */
+    __device__ __forceinline__ static void get(float (&to)[N], shared_place group, int i, int tensor)
     {
-        elements<T, N> *to = at(token);
-        UNROLL
-        for (int i = 0; i < GROUP; i++, rows += ld)
-            if (token + i < known)
-                copy_async<(int)sizeof(elements<T, N>)>(to + step(i, tensor), rows);
+        elements<T, N> e;
+        read_shared(e, group + (i * TENSORS + tensor) * STEP);
+        e.get(to);
+    }
+    /* Begins to bring one tensor's tokens of a group, of `known` tokens in all; rows: from the group's first token on, becomes the
+     * next group's. */
+    __device__ __forceinline__ void bring(int token, int tensor, int known, const T *&rows, int64_t ld) const
+    {
+        shared_place to = at(token);
+        if (token + TOKENS <= known) {
+            UNROLL
+            for (int i = 0; i < TOKENS; i++, rows += ld)
+                copy_async_to<BYTES>(to + (i * TENSORS + tensor) * STEP, rows);
+        } else {
+#pragma unroll 1
+            for (int i = 0; i < TOKENS && token + i < known; i++, rows += ld)
+                copy_async_to<BYTES>(to + (i * TENSORS + tensor) * STEP, rows);
+        }
     }
 };
 
 /* The last W-1 of n become the first. */
-template <int N, int W> __device__ __forceinline__ void move_on(float (&x)[W - 1 + GROUP][N])
+template <int W, int L, int N> __device__ __forceinline__ void move_on(float (&x)[L][N])
 {
     for (int j = 0; j < W - 1; j++)
         for (int k = 0; k < N; k++)
-            x[j][k] = x[j + GROUP][k];
+            x[j][k] = x[L - (W - 1) + j][k];
 }
 
 /* Tokens t0 + at ... of a stretch; out: the first one's row; x: the inputs since W-1 tokens before. FULL:
  * all tokens are there with all taps. */
 template <bool FULL, bool SILU, class T, int N, int W>
 __device__ __forceinline__ void fwd_group(const struct conv1d &a, const struct place &p,
-                                          const struct filter<N, W> &f, int at, ring<T, N, 1> &ring, T *out,
-                                          float (&x)[W - 1 + GROUP][N])
+                                          const struct filter<N, W> &f, int at, const ring<T, N, 1> &ring,
+                                          T *&out, float (&x)[W - 1 + GROUP<T>][N])
 {
-    const elements<T, N> *held = ring.at(at);
+    shared_place held = ring.at(at);
     UNROLL
-    for (int i = 0; i < GROUP; i++, out += a.y.ld) {
+    for (int i = 0; i < GROUP<T>; i++, out += a.y.ld) {
         float y[N];
         if (!FULL && at + i >= p.tokens)
             break;
-        held[ring.step(i, 0)].get(x[W - 1 + i]);
+        ring.get(x[W - 1 + i], held, i, 0);
         f.apply(y, x, W - 1 + i, FULL ? W : taps(a, p.b, p.t0 + at + i));
         if (SILU)
             for (int k = 0; k < N; k++)
                 y[k] *= sigmoid(y[k]);
         write_floats(out, y);
     }
-    move_on<N, W>(x);
+    move_on<W>(x);
 }
 
 template <class T, int N, int W, bool SILU>
-__global__ void __launch_bounds__(32 * STRETCHES, fwd_resident<N, W>())
+__global__ void __launch_bounds__(32 * STRETCHES, N * W == 16 ? FWD_RESIDENT : 4)
     conv1d_fwd_kernel(struct conv1d a, struct cut cut)
 {
-    __shared__ ring<T, N, 1> ring;
-    constexpr int AHEAD = (ring.GROUPS - 1) * GROUP;
+    __shared__ typename ring<T, N, 1>::space space;
+    const ring<T, N, 1> ring(space);
     struct place p = place_of(a, cut, N);
+    uint64_t full = full_groups<T, W>(a, p);
     const T *in = (const T *)a.x.data + (p.b * a.T + p.t0) * a.x.ld + p.c;
     T *out = (T *)a.y.data + (p.b * a.T + p.t0) * a.y.ld + p.c;
     struct filter<N, W> f;
-    float x[W - 1 + GROUP][N];
+    float x[W - 1 + GROUP<T>][N];
 
     if (!p.valid)
         return;
-    for (int at = 0; at < AHEAD; at += GROUP, in += GROUP * a.x.ld) {
-        ring.bring(at, 0, p.tokens, in, a.x.ld);
-        copy_async_commit();
-    }
-    full_groups<W> full(a, p, p.tokens);
+    ring.bring(0, 0, p.tokens, in, a.x.ld);
+    copy_async_commit();
     f.load(a, p.c);
     for (int j = 0; j < W - 1; j++)
         input<T>(a, x[j], p.b, p.t0 - (W - 1) + j, p.c);
-    for (int at = 0; at < p.tokens; at += GROUP, out += GROUP * a.y.ld) {
-        bool all = at + GROUP <= p.tokens && full.has(at);
-        copy_async_wait<ring.GROUPS - 2>();
-        ring.bring(at + AHEAD, 0, p.tokens, in, a.x.ld);
-        in += GROUP * a.x.ld;
+    for (int at = 0; at < p.tokens; at += ring.TOKENS, full >>= 1) {
+        copy_async_wait<0>();
+        ring.bring(at + ring.TOKENS, 0, p.tokens, in, a.x.ld);
         copy_async_commit();
-        full.look(at + GROUP);
-        if (W == 4 && all)
+        if (W == 4 && full & 1)
             fwd_group<W == 4, SILU>(a, p, f, at, ring, out, x);
         else
             fwd_group<false, SILU>(a, p, f, at, ring, out, x);
@@ -222,13 +227,13 @@ __global__ void __launch_bounds__(32 * STRETCHES, fwd_resident<N, W>())
 }
 
 /* The gradients that a thread gathers: dx of the group's tokens and the W-1 before, dw, dbias. */
-template <int N, int W> struct gradients {
-    float dx[W - 1 + GROUP][N], dw[W][N], dbias[N];
+template <int N, int W, int L> struct gradients {
+    float dx[L][N], dw[W][N], dbias[N];
 
     /* Adds g = the gradient of the sum of a token's taps; own: the token counts for dw and dbias; it is
      * number `now` of x and dx. */
     __device__ __forceinline__ void add(const struct filter<N, W> &f, const float (&g)[N],
-                                        const float (&x)[W - 1 + GROUP][N], int now, int taps, bool own)
+                                        const float (&x)[L][N], int now, int taps, bool own)
     {
         for (int j = 0; j < W; j++)
             if (j < taps)
@@ -247,8 +252,8 @@ template <int N, int W> struct gradients {
 template <int N> __device__ __forceinline__ void silu_grad(float (&y)[N], const float (&dy)[N])
 {
     for (int k = 0; k < N; k++) {
-        float s = sigmoid(y[k]);
-        y[k] = dy[k] * s * fmaf(y[k], 1.0f - s, 1.0f);
+        float s = sigmoid(y[k]), p = dy[k] * s;
+        y[k] = fmaf(p, fmaf(-y[k], s, y[k]), p);
     }
 }
 
@@ -267,11 +272,11 @@ __device__ __forceinline__ void write_dhalo(const struct conv1d &a, const struct
 template <bool FULL, bool SILU, class T, int N, int W>
 __device__ __forceinline__ void
 bwd_group(const struct conv1d &a, const struct place &p, const struct filter<N, W> &f, int at, int known,
-          ring<T, N, 2> &ring, T *dx_row, float (&x)[W - 1 + GROUP][N], struct gradients<N, W> &d)
+          const ring<T, N, 2> &ring, T *&dx_row, float (&x)[W - 1 + GROUP<T>][N], struct gradients<N, W, W - 1 + GROUP<T>> &d)
 {
-    const elements<T, N> *held = ring.at(at);
+    shared_place held = ring.at(at);
     UNROLL
-    for (int i = 0; i < GROUP; i++, dx_row += a.dx.ld) {
+    for (int i = 0; i < GROUP<T>; i++, dx_row += a.dx.ld) {
         int now = W - 1 + i;
         float g[N], dy[N];
         if (!FULL && at + i >= p.tokens + W - 1)
@@ -280,8 +285,8 @@ bwd_group(const struct conv1d &a, const struct place &p, const struct filter<N, 
             d.dx[now][k] = 0.0f;
         if (FULL || at + i < known) {
             int n = FULL ? W : taps(a, p.b, p.t0 + at + i);
-            held[ring.step(i, 0)].get(x[now]);
-            held[ring.step(i, 1)].get(dy);
+            ring.get(x[now], held, i, 0);
+            ring.get(dy, held, i, 1);
             if (SILU) {
                 f.apply(g, x, now, n);
                 silu_grad(g, dy);
@@ -293,41 +298,33 @@ bwd_group(const struct conv1d &a, const struct place &p, const struct filter<N, 
         else if (!FULL)
             write_dhalo(a, p, p.t0 + at + i - (W - 1), d.dx[i]);
     }
-    move_on<N, W>(x);
-    move_on<N, W>(d.dx);
+    move_on<W>(x);
+    move_on<W>(d.dx);
 }
 
 template <bool SILU, class T, int N, int W>
-__device__ __forceinline__ void bwd_stretch(const struct conv1d &a, const struct place &p,
-                                            ring<T, N, 2> &ring, struct gradients<N, W> &d)
+__device__ __forceinline__ void bwd_stretch(const struct conv1d &a, const struct place &p, uint64_t full,
+                                            const ring<T, N, 2> &ring, struct gradients<N, W, W - 1 + GROUP<T>> &d)
 {
-    constexpr int AHEAD = (ring.GROUPS - 1) * GROUP;
     const T *in = (const T *)a.x.data + (p.b * a.T + p.t0) * a.x.ld + p.c;
     const T *in_dy = (const T *)a.dy.data + (p.b * a.T + p.t0) * a.dy.ld + p.c;
     T *dx_row = (T *)a.dx.data + (p.b * a.T + p.t0 - (W - 1)) * a.dx.ld + p.c;
     int end = p.tokens + W - 1, known = (int)(p.t0 + end < a.T ? end : a.T - p.t0);
     struct filter<N, W> f;
-    float x[W - 1 + GROUP][N];
+    float x[W - 1 + GROUP<T>][N];
 
-    for (int at = 0; at < AHEAD; at += GROUP, in += GROUP * a.x.ld, in_dy += GROUP * a.dy.ld) {
-        ring.bring(at, 0, known, in, a.x.ld);
-        ring.bring(at, 1, known, in_dy, a.dy.ld);
-        copy_async_commit();
-    }
-    full_groups<W> full(a, p, known);
+    ring.bring(0, 0, known, in, a.x.ld);
+    ring.bring(0, 1, known, in_dy, a.dy.ld);
+    copy_async_commit();
     f.load(a, p.c);
     for (int j = 0; j < W - 1; j++)
         input<T>(a, x[j], p.b, p.t0 - (W - 1) + j, p.c);
-    for (int at = 0; at < end; at += GROUP, dx_row += GROUP * a.dx.ld) {
-        bool all = at + GROUP <= p.tokens && full.has(at);
-        copy_async_wait<ring.GROUPS - 2>();
-        ring.bring(at + AHEAD, 0, known, in, a.x.ld);
-        ring.bring(at + AHEAD, 1, known, in_dy, a.dy.ld);
-        in += GROUP * a.x.ld;
-        in_dy += GROUP * a.dy.ld;
+    for (int at = 0; at < end; at += ring.TOKENS, full >>= 1) {
+        copy_async_wait<0>();
+        ring.bring(at + ring.TOKENS, 0, known, in, a.x.ld);
+        ring.bring(at + ring.TOKENS, 1, known, in_dy, a.dy.ld);
         copy_async_commit();
-        full.look(at + GROUP);
-        if (W == 4 && all)
+        if (W == 4 && full & 1)
             bwd_group<W == 4, SILU>(a, p, f, at, known, ring, dx_row, x, d);
         else
             bwd_group<false, SILU>(a, p, f, at, known, ring, dx_row, x, d);
@@ -339,15 +336,16 @@ template <class T, int N, int W, bool SILU>
 __global__ void __launch_bounds__(32 * STRETCHES, BWD_RESIDENT)
     conv1d_bwd_kernel(struct conv1d a, struct cut cut)
 {
-    __shared__ ring<T, N, 2> ring;
+    __shared__ typename ring<T, N, 2>::space space;
     __shared__ float room[STRETCHES][W + 1][32 * N + 1];
     struct place p = place_of(a, cut, N);
     float *part = (float *)a.work + blockIdx.x / cut.columns * (a.W + 1) * a.C;
     int64_t c0 = blockIdx.x % cut.columns * 32 * N;
-    struct gradients<N, W> d = {};
+    struct gradients<N, W, W - 1 + GROUP<T>> d = {};
+    uint64_t full = full_groups<T, W>(a, p);
 
     if (p.valid)
-        bwd_stretch<SILU, T, N, W>(a, p, ring, d);
+        bwd_stretch<SILU, T, N, W>(a, p, full, ring<T, N, 2>(space), d);
     for (int j = 0; j <= W; j++)
         for (int k = 0; k < N; k++)
             room[threadIdx.y][j][32 * k + threadIdx.x] = j < W ? d.dw[j < W ? j : 0][k] : d.dbias[k];
@@ -402,16 +400,18 @@ template <class T> __global__ void __launch_bounds__(256) conv1d_step_kernel(str
             halo[(rows - 1 - j) * a.halo.ld] = x[MAXW - 1 - j][0];
 }
 
-struct cut cut_of(const struct conv1d *a, int n, int resident)
+/* each: blocks for a multiprocessor */
+struct cut cut_of(const struct conv1d *a, int n, int each, int group)
 {
+    int64_t most = MOST_GROUPS * group;
     struct cut c;
     c.columns = ceil_div(a->C, 32 * n);
-    c.per = (int64_t)cuda_processors_left() * resident * STRETCHES / (c.columns * a->B);
-    if (c.per < ceil_div(a->T, MOST))
-        c.per = ceil_div(a->T, MOST);
+    c.per = (int64_t)cuda_processors_left() * each * STRETCHES / (c.columns * a->B);
+    if (c.per < ceil_div(a->T, most))
+        c.per = ceil_div(a->T, most);
     if (c.per > ceil_div(a->T, LEAST))
         c.per = ceil_div(a->T, LEAST);
-    c.length = round_up(ceil_div(a->T, c.per), GROUP);
+    c.length = round_up(ceil_div(a->T, c.per), group);
     c.per = ceil_div(a->T, c.length);
     return c;
 }
@@ -423,7 +423,7 @@ int64_t blocks_down(const struct conv1d *a, const struct cut *c)
 
 template <class T, int N, int W> void launch_fwd(const struct conv1d *a)
 {
-    struct cut c = cut_of(a, N, fwd_resident<N, W>());
+    struct cut c = cut_of(a, N, FWD_RESIDENT * FWD_WAVES, GROUP<T>);
     unsigned blocks = (unsigned)(blocks_down(a, &c) * c.columns);
     if (a->silu)
         LAUNCH((conv1d_fwd_kernel<T, N, W, true>), blocks, dim3(32, STRETCHES), 0, *a, c);
@@ -431,15 +431,32 @@ template <class T, int N, int W> void launch_fwd(const struct conv1d *a)
         LAUNCH((conv1d_fwd_kernel<T, N, W, false>), blocks, dim3(32, STRETCHES), 0, *a, c);
 }
 
+/* That of the numbers of waves in which the multiprocessors spend least on whole waves of whole groups; COST tokens are
+ * what a stretch costs by itself. */
+struct cut cut_backward(const struct conv1d *a, int n, int group)
+{
+    enum { COST = 4 };
+    int64_t at_once = (int64_t)cuda_processors_left() * BWD_RESIDENT, least = INT64_MAX;
+    struct cut best = { 0, 0, 0 };
+    for (int waves = 1; waves <= BWD_WAVES; waves++) {
+        struct cut c = cut_of(a, n, BWD_RESIDENT * waves, group);
+        int64_t time = ceil_div(blocks_down(a, &c) * c.columns, at_once) * (c.length + COST);
+        if (time < least) {
+            least = time;
+            best = c;
+        }
+    }
+    return best;
+}
+
 template <class T, int N, int W> void launch_bwd(const struct conv1d *a)
 {
-    struct cut c = cut_of(a, N, BWD_RESIDENT);
+    struct cut c = cut_backward(a, N, GROUP<T>);
     int64_t parts = blocks_down(a, &c);
-    const float *part = (const float *)a->work;
-    struct add_parts dw = {
-        parts, a->C, (a->W + 1) * a->C, a->W, a->C, 1, a->dw.ld, part, (float *)a->dw.data
+    struct add_parts sums = {
+        parts, a->C, (a->W + 1) * a->C, a->W, a->C, 1, a->dw.ld, (const float *)a->work,
+        (float *)a->dw.data, (float *)a->dbias.data
     };
-    struct add_parts dbias = { parts, a->C, dw.ld, 1, 0, 0, 1, part + a->W * a->C, (float *)a->dbias.data };
 
     if (a->silu)
         LAUNCH((conv1d_bwd_kernel<T, N, W, true>), (unsigned)(parts * c.columns), dim3(32, STRETCHES), 0, *a,
@@ -447,9 +464,7 @@ template <class T, int N, int W> void launch_bwd(const struct conv1d *a)
     else
         LAUNCH((conv1d_bwd_kernel<T, N, W, false>), (unsigned)(parts * c.columns), dim3(32, STRETCHES), 0, *a,
                c);
-    cuda_add_parts(&dw);
-    if (a->dbias.data)
-        cuda_add_parts(&dbias);
+    cuda_add_parts(&sums);
 }
 
 /* Whether the kernels that take n channels at once may be used. */
@@ -477,8 +492,8 @@ size_t cuda_conv1d_work(const struct conv1d *a)
 {
     if (empty(a))
         return 0;
-    int64_t at_once = (int64_t)cuda_processors() * BWD_RESIDENT * STRETCHES / ceil_div(a->C, 32 * 4);
-    int64_t long_ones = a->B * ceil_div(a->T, MOST), short_ones = a->B * ceil_div(a->T, LEAST);
+    int64_t at_once = (int64_t)cuda_processors() * BWD_RESIDENT * BWD_WAVES * STRETCHES / ceil_div(a->C, 32 * 4);
+    int64_t long_ones = a->B * ceil_div(a->T, MOST_GROUPS * GROUP<float>), short_ones = a->B * ceil_div(a->T, LEAST);
     int64_t most = at_once > long_ones ? at_once : long_ones;
     return (size_t)(ceil_div(most < short_ones ? most : short_ones, STRETCHES) * (a->W + 1) * a->C) *
            sizeof(float);
@@ -491,10 +506,7 @@ void cuda_conv1d_fwd(const struct conv1d *a)
     if (empty(a))
         return;
     WITH_TYPE(a->x.dtype, T, {
-        constexpr int N = 16 / sizeof(T);
-        if (a->W == 4 && wide(a, N))
-            launch_fwd<T, N, 4>(a);
-        else if (a->W == 4 && wide(a, 4))
+        if (a->W == 4 && wide(a, 4))
             launch_fwd<T, 4, 4>(a);
         else if (wide(a, 2))
             launch_fwd<T, 2, MAXW>(a);

@@ -242,6 +242,10 @@ inline void copy_async16(void *shared, const void *global, bool valid)
 template <int BYTES> inline void copy_async(void *shared, const void *global) { memcpy(shared, global, BYTES); }
 inline void copy_async_commit() {}
 template <int N> inline void copy_async_wait() {}
+typedef char *shared_place;
+inline shared_place shared_place_of(void *shared) { return (char *)shared; }
+template <int BYTES> inline void copy_async_to(shared_place to, const void *global) { memcpy(to, global, BYTES); }
+template <class E> inline void read_shared(E &e, shared_place from) { memcpy((void *)&e, from, sizeof e); }
 #else
 /* d += a b, bf16 operands, float sums */
 __device__ __forceinline__ void mma_bf16(float d[4], const uint32_t a[4], const uint32_t b[2])
@@ -310,6 +314,41 @@ __device__ __forceinline__ void copy_async_commit() { asm volatile("cp.async.com
 template <int N> __device__ __forceinline__ void copy_async_wait()
 {
     asm volatile("cp.async.wait_group %0;" :: "n"(N) : "memory");
+}
+/* An address in shared memory that is worked out once: the compiler would do it anew in each turn of a loop. 2, 4, 8 or 16 bytes
+ * are copied there (as by copy_async) and read from there. */
+typedef uint32_t shared_place;
+__device__ __forceinline__ shared_place shared_place_of(void *shared)
+{
+    uint32_t at = (uint32_t)__cvta_generic_to_shared(shared);
+    asm volatile("" : "+r"(at));
+    return at;
+}
+template <int BYTES> __device__ __forceinline__ void copy_async_to(shared_place to, const void *global)
+{
+    if constexpr (BYTES == 16)
+        asm volatile("cp.async.cg.shared.global [%0], [%1], 16;" :: "r"(to), "l"(global) : "memory");
+    else if constexpr (BYTES == 2)
+        asm volatile("st.shared.u16 [%0], %1;" :: "r"(to), "h"(*(const uint16_t *)global) : "memory");
+    else
+        asm volatile("cp.async.ca.shared.global [%0], [%1], %2;" :: "r"(to), "l"(global), "n"(BYTES) : "memory");
+}
+template <class E> __device__ __forceinline__ void read_shared(E &e, shared_place from)
+{
+    if constexpr (sizeof(E) == 2) {
+        uint16_t u;
+        asm volatile("ld.shared.u16 %0, [%1];" : "=h"(u) : "r"(from) : "memory");
+        memcpy((void *)&e, &u, sizeof e);
+    } else {
+        uint32_t u[sizeof(E) / 4];
+        if constexpr (sizeof(E) == 16)
+            asm volatile("ld.shared.v4.u32 {%0,%1,%2,%3}, [%4];" : "=r"(u[0]), "=r"(u[1]), "=r"(u[2]), "=r"(u[3]) : "r"(from) : "memory");
+        else if constexpr (sizeof(E) == 8)
+            asm volatile("ld.shared.v2.u32 {%0,%1}, [%2];" : "=r"(u[0]), "=r"(u[1]) : "r"(from) : "memory");
+        else
+            asm volatile("ld.shared.u32 %0, [%1];" : "=r"(u[0]) : "r"(from) : "memory");
+        memcpy((void *)&e, u, sizeof e);
+    }
 }
 #endif
 

@@ -286,15 +286,11 @@ template <class X, class Y, int N, bool FULL> void launch_short(const struct nor
 template <class X, class Y, int N, int K, bool FULL> void launch_bwd(const struct norm *a)
 {
     struct row_shape s = row_shape(a->M, a->D, K > 0, BWD_RESIDENT, 1);
-    struct add_parts last = { s.blocks, a->D, a->D, 1, 0, 0, 1, (const float *)a->work, (float *)a->dw.data };
+    struct add_parts sums = { s.blocks, a->D, a->D, 1, s.blocks * a->D, 0, 1, (const float *)a->work, (float *)a->dw.data,
+                              (float *)a->dbias.data };
 
     LAUNCH((norm_bwd_kernel<X, Y, N, K, FULL>), (unsigned)s.blocks, dim3(s.threads, s.rows), 0, *a);
-    cuda_add_parts(&last);
-    if (a->dbias.data) {
-        last.part += s.blocks * a->D;
-        last.out = (float *)a->dbias.data;
-        cuda_add_parts(&last);
-    }
+    cuda_add_parts(&sums);
 }
 
 /* The widest packs that all tensors allow: 8 elements where the rows are all bf16, else 4. */

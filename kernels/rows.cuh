@@ -205,11 +205,11 @@ __device__ __forceinline__ void write_part(float *part, const float (&sum)[K][N]
 }
 
 /* For each plane p < planes: out[p out_plane + c out_step] += sum over i < parts of part[i ld + p part_plane + c], c < D,
- * in a fixed order (colsum.cu). */
+ * in a fixed order (colsum.cu); one more plane goes to last[c], if that is there. */
 struct add_parts {
     int64_t parts, D, ld, planes, part_plane, out_plane, out_step;
     const float *part;
-    float *out;
+    float *out, *last;
 };
 void cuda_add_parts(const struct add_parts *a);
 
