@@ -10,8 +10,9 @@
 
 namespace {
 
-/* Threads that a multiprocessor has at once; those of backward may have 80 registers each. */
-enum { FWD_RESIDENT = 1024, BWD_RESIDENT = 768 };
+/* Threads that a multiprocessor has at once; those of 768 may have 80 registers each. */
+template <class T> constexpr int FWD_RESIDENT = sizeof(T) == 2 ? 1024 : 768;
+enum { BWD_RESIDENT = 768 };
 
 /* Where a block works: group `first / n`, as part number `part` of `parts`. */
 struct place {
@@ -56,36 +57,44 @@ template <int N, int K> struct group_weights {
     }
 };
 
+/* x silu(z) of pack i */
 template <class T, int N, int K>
-__global__ void __launch_bounds__(ROW_THREADS, K ? 2 : 1) gatednorm_fwd_kernel(struct gatednorm a)
+__device__ __forceinline__ void gated(float (&u)[N], const row_packs<T, N, K> &xs, const row_packs<T, N, K> &zs, int i)
+{
+    float z[N];
+    xs.get(u, i);
+    zs.get(z, i);
+    for (int k = 0; k < N; k++)
+        u[k] *= z[k] * sigmoid(z[k]);
+}
+
+template <class T, int N, int K>
+__global__ void __launch_bounds__(K ? FWD_RESIDENT<T> : ROW_THREADS, 1) gatednorm_fwd_kernel(struct gatednorm a)
 {
     __shared__ row_room<1> room;
     struct place at = place_of(a);
     int packs = at.n / N, turns = row_turns<K>(packs), turn = 0;
     int64_t stride = at.parts * blockDim.y, m = at.part * blockDim.y + threadIdx.y;
     const T *x_data = (const T *)a.x.data + at.first, *z_data = (const T *)a.z.data + at.first;
-    float per = 1.0f / (float)at.n, eps = (float)a.eps, x[N], z[N], w[N];
-    group_weights<N, K> weight;
-    row_packs<T, N, K> xs, zs, next_x, next_z;
+    float per = 1.0f / (float)at.n, eps = (float)a.eps, y[N], w[N];
+    float u[K ? K : 1][N]; /* x silu(z) */
+    group_weights<N, sizeof(T) == 2 ? K : 0> weight; /* floats leave no registers for it */
+    row_packs<T, N, K> next_x, next_z;
 
     weight.load((const float *)a.w.data + at.first, packs);
     next_x.load(x_data + m * a.x.ld, packs, m < a.M);
     next_z.load(z_data + m * a.z.ld, packs, m < a.M);
     for (int64_t m0 = at.part * blockDim.y; m0 < a.M; m0 += stride, m += stride) {
         float sum[1] = { 0.0f };
+        row_packs<T, N, K> xs = next_x, zs = next_z;
 
-        xs = next_x;
-        zs = next_z;
+        for (int i = 0; i < turns; i++) {
+            gated(u[K ? i : 0], xs, zs, i);
+            for (int k = 0; k < N; k++)
+                sum[0] += u[K ? i : 0][k] * u[K ? i : 0][k];
+        }
         next_x.load(x_data + (m + stride) * a.x.ld, packs, m + stride < a.M);
         next_z.load(z_data + (m + stride) * a.z.ld, packs, m + stride < a.M);
-        for (int i = 0; i < turns; i++) {
-            xs.get(x, i);
-            zs.get(z, i);
-            for (int k = 0; k < N; k++) {
-                float u = x[k] * (z[k] * sigmoid(z[k]));
-                sum[0] += u * u;
-            }
-        }
         row_sums(sum, room, turn);
         float r = rsqrtf(sum[0] * per + eps);
         if (m >= a.M)
@@ -97,11 +106,11 @@ __global__ void __launch_bounds__(ROW_THREADS, K ? 2 : 1) gatednorm_fwd_kernel(s
             if (c >= packs)
                 break;
             weight.get(w, i);
-            xs.get(x, i);
-            zs.get(z, i);
+            if (K == 0)
+                gated(u[0], xs, zs, i);
             for (int k = 0; k < N; k++)
-                x[k] = w[k] * (x[k] * (z[k] * sigmoid(z[k])) * r);
-            write_floats((T *)a.y.data + m * a.y.ld + at.first + (int64_t)c * N, x);
+                y[k] = w[k] * (u[K ? i : 0][k] * r);
+            write_floats((T *)a.y.data + m * a.y.ld + at.first + (int64_t)c * N, y);
         }
     }
 }
@@ -244,14 +253,15 @@ struct row_shape shape_of(const struct gatednorm *a, bool held, int resident)
 
 template <class T, int N, int K> void launch_fwd(const struct gatednorm *a)
 {
-    struct row_shape s = shape_of(a, K > 0, FWD_RESIDENT);
+    struct row_shape s = shape_of(a, K > 0, FWD_RESIDENT<T>);
     LAUNCH((gatednorm_fwd_kernel<T, N, K>), (unsigned)(s.blocks * a->G), dim3(s.threads, s.rows), 0, *a);
 }
 
 template <class T, int N, int K> void launch_bwd(const struct gatednorm *a)
 {
     struct row_shape s = shape_of(a, K > 0, BWD_RESIDENT);
-    struct add_parts last = { s.blocks, a->D, a->D, 1, 0, 0, 1, (const float *)a->work, (float *)a->dw.data };
+    struct add_parts last = { s.blocks, a->D, a->D, 1, 0, 0, 1, (const float *)a->work, (float *)a->dw.data,
+                              NULL };
     size_t copies = 3 * K * sizeof(elements<T, N>) * s.threads * s.rows;
 
     LAUNCH((gatednorm_bwd_kernel<T, N, K>), (unsigned)(s.blocks * a->G), dim3(s.threads, s.rows), copies, *a);
