@@ -7,6 +7,7 @@
  * f and f' share them.
  */
 #include "cells.cuh"
+#include "erfc.h"
 
 namespace {
 
@@ -14,26 +15,12 @@ enum { FWD_PACKS = 2, BWD_PACKS = 2 };
 
 constexpr float LOG2E = 1.442695041f;
 
-/* Four instructions; what they flush to 0 may as well be 0. */
-__device__ __forceinline__ float fast_sigmoid(float x) { return fast_rcp(1.0f + fast_exp2(-LOG2E * x)); }
-
-/* Phi(x), the normal distribution function, and its density, by vmath.h's fit of erfc: t P(t) exp(-x^2/2)/2 is
- * the tail, t = 1/(1+0.4|x|/sqrt 2). */
+/* Phi(x), the normal distribution function, and its density, by erfc.h: half of erfc(|x|/sqrt 2) is the tail. */
 __device__ __forceinline__ float normal(float x, float *density)
 {
-    float t = fast_rcp(1.0f + 0.4f * 0.70710678f * fabsf(x)), e = fast_exp2(-0.5f * LOG2E * (x * x)), q;
+    float t = fast_rcp(1.0f + 0.4f * 0.70710678f * fabsf(x)), e = fast_exp2(-0.5f * LOG2E * (x * x));
+    float q = 0.5f * t * ERFC_FIT(t) * e;
 
-    q = -3.350112687e-2f;
-    q = q * t + 2.187853561e-1f;
-    q = q * t - 5.465026178e-1f;
-    q = q * t + 6.093421803e-1f;
-    q = q * t - 3.343118762e-1f;
-    q = q * t + 2.979731946e-1f;
-    q = q * t + 1.210599825e-1f;
-    q = q * t + 2.166893860e-1f;
-    q = q * t + 2.247486653e-1f;
-    q = q * t + 2.257168574e-1f;
-    q = 0.5f * t * q * e;
     *density = 0.39894228f * e;
     return x < 0.0f ? q : 1.0f - q;
 }
@@ -47,7 +34,7 @@ template <int KIND> __device__ __forceinline__ float value(float x, float cap, f
         return x * p;
     } else if constexpr (KIND == ACT_GELU_TANH) {
         float cube = 0.044715f * x * x;
-        float s = fast_sigmoid(1.595769122f * (x + cube * x)); /* 2 sqrt(2/pi) */
+        float s = sigmoid(1.595769122f * (x + cube * x)); /* 2 sqrt(2/pi) */
         *slope = s + x * s * (1.0f - s) * (1.595769122f * (1.0f + 3.0f * cube));
         return x * s;
     } else if constexpr (KIND == ACT_RELU2) {
@@ -55,7 +42,7 @@ template <int KIND> __device__ __forceinline__ float value(float x, float cap, f
         *slope = 2.0f * pos;
         return pos * pos;
     } else if constexpr (KIND == ACT_SILU) {
-        float s = fast_sigmoid(x);
+        float s = sigmoid(x);
         *slope = s + x * s * (1.0f - s);
         return x * s;
     } else {

@@ -20,6 +20,8 @@
 #include <stdint.h>
 #include <string.h>
 
+#include "erfc.h"
+
 /* exp(r) - 1 for |r| <= ln(2)/2 */
 static inline float vmath_expm1_near0(float r)
 {
@@ -140,22 +142,12 @@ static inline float vmath_softplus(float x)
     return top + vmath_log1p01(vmath_exp(x < 0.0f ? x : -x));
 }
 
-/* erfc(x) for x >= 0: t P(t) exp(-x^2), t = 1/(1+0.4x). Rounding of x^2 is carried along. */
+/* erfc(x) for x >= 0 (erfc.h). Rounding of x^2 is carried along. */
 static inline float vmath_erfc_pos(float x)
 {
-    float t = 1.0f / (1.0f + 0.4f * x), q;
+    float t = 1.0f / (1.0f + 0.4f * x);
 
-    q = -3.350112687e-2f;
-    q = q * t + 2.187853561e-1f;
-    q = q * t - 5.465026178e-1f;
-    q = q * t + 6.093421803e-1f;
-    q = q * t - 3.343118762e-1f;
-    q = q * t + 2.979731946e-1f;
-    q = q * t + 1.210599825e-1f;
-    q = q * t + 2.166893860e-1f;
-    q = q * t + 2.247486653e-1f;
-    q = q * t + 2.257168574e-1f;
-    return t * q * vmath_exp(-x * x);
+    return t * ERFC_FIT(t) * vmath_exp(-x * x);
 }
 
 /* Phi(x), the normal distribution function, = erfc(-x/sqrt 2)/2: no cancellation in the left tail */
