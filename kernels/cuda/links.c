@@ -5,6 +5,7 @@
  * in an order that follows from the machines and the sizes, so the sums repeat.
  */
 #include <dlfcn.h>
+#include <stdlib.h>
 #include <string.h>
 
 #include <nccl.h>
@@ -33,6 +34,7 @@ static cudaEvent_t given, done;
 /* Of a collective, each of which holds a multiprocessor while products of matrices go on beside it. NCCL's own variable
  * takes another number. */
 static int blocks = 4;
+enum { MOST_BLOCKS = 64 }; /* NCCL's own limit */
 
 static const char *text(ncclResult_t r) { return r == ncclSuccess ? NULL : nccl.GetErrorString(r); }
 static void note(ncclResult_t r)
@@ -173,8 +175,9 @@ const struct links *links_begin(void)
         !FIND(Send) || !FIND(Recv) || !FIND(GroupStart) || !FIND(GroupEnd) || !FIND(GetErrorString))
         return &none;
     const char *most = getenv("NCCL_MAX_CTAS");
-    if (most && atoi(most) > 0)
-        blocks = atoi(most);
+    long asked = most ? strtol(most, NULL, 10) : 0;
+    if (asked > 0 && asked <= MOST_BLOCKS)
+        blocks = (int)asked;
     int low, high;
     if (cudaDeviceGetStreamPriorityRange(&low, &high) || cudaStreamCreateWithPriority(&side, cudaStreamNonBlocking, high) ||
         cudaEventCreateWithFlags(&given, cudaEventDisableTiming) || cudaEventCreateWithFlags(&done, cudaEventDisableTiming)) {
