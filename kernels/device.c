@@ -53,7 +53,7 @@ static const struct backend *open_cuda(const struct device_options *o, const cha
     void *lib = dlopen(path, RTLD_NOW | RTLD_LOCAL);
     if (!lib) {
         snprintf(reason, sizeof reason, "cannot load the CUDA backend: %.500s", dlerror());
-        *absent = !driver_is_there(); /* without CUDA's libraries only the driver's file tells of a GPU */
+        *absent = false; /* `auto` comes here where there is a driver */
         return NULL;
     }
     device_entry *entry;
