@@ -64,18 +64,10 @@ template <> __device__ __forceinline__ float from_float<float>(float x) { return
 #ifdef SSM_EMULATE
 inline float to_float(bf16 x) { return emu_bf16_float(x.bits); }
 template <> inline bf16 from_float<bf16>(float x) { return bf16{ emu_float_bf16(x) }; }
-inline float exp2_flushed(float x) { return x < -126.0f ? 0.0f : exp2f(x); }
 inline uint32_t pack2(float lo, float hi) { return emu_float_bf16(lo) | (uint32_t)emu_float_bf16(hi) << 16; }
 #else
 __device__ __forceinline__ float to_float(bf16 x) { return __bfloat162float(x); }
 template <> __device__ __forceinline__ bf16 from_float<bf16>(float x) { return __float2bfloat16_rn(x); }
-/* 2^x in one instruction, within 2 ulp; results below 2^-126 are 0. */
-__device__ __forceinline__ float exp2_flushed(float x)
-{
-    float y;
-    asm("ex2.approx.ftz.f32 %0, %1;" : "=f"(y) : "f"(x));
-    return y;
-}
 /* Two bf16 in a register, `lo` in the lower half: what mma operands are made of. */
 __device__ __forceinline__ uint32_t pack2(float lo, float hi)
 {
@@ -131,7 +123,7 @@ static inline bool aligned_rows(const struct tensor *t, int bytes)
 /* One instruction each, whose results are off by 2 units in the last place at most and are 0 where they would be
  * denormal: 2^x, 1/x, sqrt(x). */
 #ifdef SSM_EMULATE
-inline float fast_exp2(float x) { return exp2f(x); }
+inline float fast_exp2(float x) { return x < -126.0f ? 0.0f : exp2f(x); }
 inline float fast_rcp(float x) { return 1.0f / x; }
 inline float fast_sqrt(float x) { return sqrtf(x); }
 #else
@@ -192,12 +184,6 @@ __device__ __forceinline__ float warp_sum(float x)
         x += __shfl_xor_sync(0xffffffffu, x, k);
     return x;
 }
-__device__ __forceinline__ float warp_max(float x)
-{
-    for (int k = 16; k > 0; k >>= 1)
-        x = fmaxf(x, __shfl_xor_sync(0xffffffffu, x, k));
-    return x;
-}
 /* Sum over a block of `threads` (a multiple of 32, at most 1024), given to all of them. room: 33 floats of shared
  * memory. Begins and ends with the room free. */
 __device__ __forceinline__ float block_sum(float x, float *room)
@@ -226,12 +212,8 @@ __device__ __forceinline__ float block_sum(float x, float *room)
  */
 #ifdef SSM_EMULATE
 inline void mma_bf16(float d[4], const uint32_t a[4], const uint32_t b[2]) { emu_mma_bf16(d, a, b); }
-inline void mma_tf32(float d[4], const uint32_t a[4], const uint32_t b[2]) { emu_mma_tf32(d, a, b); }
-inline uint32_t to_tf32(float x) { return emu_tf32(x); }
-inline void ldmatrix4(uint32_t r[4], const void *row) { emu_ldmatrix(r, row, 4, false); }
-inline void ldmatrix4_trans(uint32_t r[4], const void *row) { emu_ldmatrix(r, row, 4, true); }
-inline void ldmatrix2(uint32_t r[2], const void *row) { emu_ldmatrix(r, row, 2, false); }
-inline void ldmatrix2_trans(uint32_t r[2], const void *row) { emu_ldmatrix(r, row, 2, true); }
+inline void ldmatrix4(uint32_t r[4], const void *row) { emu_ldmatrix(r, row, false); }
+inline void ldmatrix4_trans(uint32_t r[4], const void *row) { emu_ldmatrix(r, row, true); }
 inline void copy_async16(void *shared, const void *global, bool valid)
 {
     if (valid)
@@ -254,20 +236,7 @@ __device__ __forceinline__ void mma_bf16(float d[4], const uint32_t a[4], const 
                  : "+f"(d[0]), "+f"(d[1]), "+f"(d[2]), "+f"(d[3])
                  : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b[0]), "r"(b[1]));
 }
-/* m16n8k8 with TF32 operands (from to_tf32): A: a[0] (g,t), a[1] (g+8,t), a[2] (g,t+4), a[3] (g+8,t+4); B: b[0] (t,g), b[1] (t+4,g) */
-__device__ __forceinline__ void mma_tf32(float d[4], const uint32_t a[4], const uint32_t b[2])
-{
-    asm volatile("mma.sync.aligned.m16n8k8.row.col.f32.tf32.tf32.f32 {%0,%1,%2,%3}, {%4,%5,%6,%7}, {%8,%9}, {%0,%1,%2,%3};"
-                 : "+f"(d[0]), "+f"(d[1]), "+f"(d[2]), "+f"(d[3])
-                 : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b[0]), "r"(b[1]));
-}
-__device__ __forceinline__ uint32_t to_tf32(float x)
-{
-    uint32_t r;
-    asm("cvt.rna.tf32.f32 %0, %1;" : "=r"(r) : "f"(x));
-    return r;
-}
-/* Four (two) 8x8 matrices of bf16 from shared memory: lanes 8j..8j+7 name the rows (16 bytes, aligned) of matrix j; a lane
+/* Four 8x8 matrices of bf16 from shared memory: lanes 8j..8j+7 name the rows (16 bytes, aligned) of matrix j; a lane
  * gets row g, columns 2t, 2t+1 of matrix j in r[j]; _trans: rows 2t, 2t+1 of column g. */
 __device__ __forceinline__ void ldmatrix4(uint32_t r[4], const void *row)
 {
@@ -281,16 +250,6 @@ __device__ __forceinline__ void ldmatrix4_trans(uint32_t r[4], const void *row)
                  : "=r"(r[0]), "=r"(r[1]), "=r"(r[2]), "=r"(r[3])
                  : "r"((uint32_t)__cvta_generic_to_shared(row)) : "memory");
 }
-__device__ __forceinline__ void ldmatrix2(uint32_t r[2], const void *row)
-{
-    asm volatile("ldmatrix.sync.aligned.m8n8.x2.shared.b16 {%0,%1}, [%2];"
-                 : "=r"(r[0]), "=r"(r[1]) : "r"((uint32_t)__cvta_generic_to_shared(row)) : "memory");
-}
-__device__ __forceinline__ void ldmatrix2_trans(uint32_t r[2], const void *row)
-{
-    asm volatile("ldmatrix.sync.aligned.m8n8.x2.trans.shared.b16 {%0,%1}, [%2];"
-                 : "=r"(r[0]), "=r"(r[1]) : "r"((uint32_t)__cvta_generic_to_shared(row)) : "memory");
-}
 /* 16 bytes from global to shared memory (both aligned to 16) in the background; !valid: zeros, `global` is not read.
  * _commit closes a group, _wait<N> waits until at most N of this thread's groups are under way; then __syncthreads. */
 __device__ __forceinline__ void copy_async16(void *shared, const void *global, bool valid)
@@ -299,24 +258,13 @@ __device__ __forceinline__ void copy_async16(void *shared, const void *global, b
     asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;"
                  :: "r"((uint32_t)__cvta_generic_to_shared(shared)), "l"(global), "r"(bytes) : "memory");
 }
-/* The same for 4 or 8 bytes, aligned to as many; 2 are copied at once. */
-template <int BYTES> __device__ __forceinline__ void copy_async(void *shared, const void *global)
-{
-    if constexpr (BYTES == 16)
-        copy_async16(shared, global, true);
-    else if constexpr (BYTES == 2)
-        *(uint16_t *)shared = *(const uint16_t *)global;
-    else
-        asm volatile("cp.async.ca.shared.global [%0], [%1], %2;"
-                     :: "r"((uint32_t)__cvta_generic_to_shared(shared)), "l"(global), "n"(BYTES) : "memory");
-}
 __device__ __forceinline__ void copy_async_commit() { asm volatile("cp.async.commit_group;" ::: "memory"); }
 template <int N> __device__ __forceinline__ void copy_async_wait()
 {
     asm volatile("cp.async.wait_group %0;" :: "n"(N) : "memory");
 }
-/* An address in shared memory that is worked out once: the compiler would do it anew in each turn of a loop. 2, 4, 8 or 16 bytes
- * are copied there (as by copy_async) and read from there. */
+/* An address in shared memory that is worked out once: the compiler would do it anew in each turn of a loop. 4, 8 or 16 bytes,
+ * aligned to as many, are copied there in the background, 2 at once; and read from there. */
 typedef uint32_t shared_place;
 __device__ __forceinline__ shared_place shared_place_of(void *shared)
 {
@@ -332,6 +280,11 @@ template <int BYTES> __device__ __forceinline__ void copy_async_to(shared_place 
         asm volatile("st.shared.u16 [%0], %1;" :: "r"(to), "h"(*(const uint16_t *)global) : "memory");
     else
         asm volatile("cp.async.ca.shared.global [%0], [%1], %2;" :: "r"(to), "l"(global), "n"(BYTES) : "memory");
+}
+/* The same for a pointer. */
+template <int BYTES> __device__ __forceinline__ void copy_async(void *shared, const void *global)
+{
+    copy_async_to<BYTES>((shared_place)__cvta_generic_to_shared(shared), global);
 }
 template <class E> __device__ __forceinline__ void read_shared(E &e, shared_place from)
 {

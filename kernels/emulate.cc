@@ -211,14 +211,6 @@ uint16_t emu_float_bf16(float x)
 
 float emu_bf16_float(uint16_t x) { return __uint_as_float((uint32_t)x << 16); }
 
-uint32_t emu_tf32(float x)
-{
-    uint32_t u = __float_as_uint(x);
-    if ((u & 0x7f800000u) == 0x7f800000u)
-        return u;
-    return (u + 0x1000u) & ~0x1fffu;
-}
-
 /* ---- what a warp does together ---- */
 
 namespace {
@@ -245,28 +237,13 @@ void emu_mma_bf16(float d[4], const uint32_t a[4], const uint32_t b[2])
     }
 }
 
-void emu_mma_tf32(float d[4], const uint32_t a[4], const uint32_t b[2])
-{
-    operands mine = { { a[0], a[1], a[2], a[3] }, { b[0], b[1] } };
-    unsigned lane = emu_lane(), g = lane / 4, t = lane % 4;
-    const unsigned char *all = emu_exchange(&mine, sizeof mine);
-    auto of = [&](unsigned l) { return (const operands *)(const void *)(all + 64 * l); };
-    for (int i = 0; i < 4; i++) {
-        unsigned n = 2 * t + (i & 1);
-        float sum = 0;
-        for (unsigned k = 0; k < 8; k++)
-            sum += __uint_as_float(of(4 * g + k % 4)->a[k / 4 * 2 + i / 2]) * __uint_as_float(of(4 * n + k % 4)->b[k / 4]);
-        d[i] += sum;
-    }
-}
-
-void emu_ldmatrix(uint32_t *r, const void *row, int matrices, bool trans)
+void emu_ldmatrix(uint32_t *r, const void *row, bool trans)
 {
     unsigned lane = emu_lane(), g = lane / 4, t = lane % 4;
     if ((uintptr_t)row % 16)
         fault("ldmatrix: a row that is not aligned to 16 bytes, lane", lane);
     const unsigned char *all = emu_exchange(&row, sizeof row);
-    for (int j = 0; j < matrices; j++) {
+    for (int j = 0; j < 4; j++) {
         auto rows = [&](unsigned i) {
             const uint16_t *p;
             memcpy(&p, all + 64 * (8 * (unsigned)j + i), sizeof p);

@@ -45,9 +45,6 @@ struct alignas(8) float2 {
 struct alignas(16) uint4 {
     uint32_t x, y, z, w;
 };
-struct alignas(8) uint2 {
-    uint32_t x, y;
-};
 static inline float4 make_float4(float x, float y, float z, float w) { return { x, y, z, w }; }
 static inline float2 make_float2(float x, float y) { return { x, y }; }
 static inline uint4 make_uint4(uint32_t x, uint32_t y, uint32_t z, uint32_t w) { return { x, y, z, w }; }
@@ -72,10 +69,8 @@ unsigned emu_lane();
 
 uint16_t emu_float_bf16(float x);
 float emu_bf16_float(uint16_t x);
-uint32_t emu_tf32(float x);
 void emu_mma_bf16(float d[4], const uint32_t a[4], const uint32_t b[2]);
-void emu_mma_tf32(float d[4], const uint32_t a[4], const uint32_t b[2]);
-void emu_ldmatrix(uint32_t *r, const void *row, int matrices, bool trans);
+void emu_ldmatrix(uint32_t *r, const void *row, bool trans);
 
 static inline void __syncthreads() { emu_block_barrier(); }
 static inline void __syncwarp(unsigned = 0xffffffffu) { emu_exchange(nullptr, 0); }
@@ -109,7 +104,6 @@ static inline unsigned __ballot_sync(unsigned, int p)
     return bits;
 }
 static inline int __any_sync(unsigned m, int p) { return __ballot_sync(m, p) != 0; }
-static inline int __all_sync(unsigned m, int p) { return __ballot_sync(m, p) == 0xffffffffu; }
 
 static inline float __uint_as_float(uint32_t u)
 {
@@ -123,18 +117,10 @@ static inline uint32_t __float_as_uint(float f)
     memcpy(&u, &f, 4);
     return u;
 }
-static inline int __float_as_int(float f) { return (int)__float_as_uint(f); }
-static inline float __int_as_float(int i) { return __uint_as_float((uint32_t)i); }
 #define __expf expf
-#define __logf logf
 static inline float __fdividef(float a, float b) { return a / b; }
-static inline float __frcp_rn(float a) { return 1.0f / a; }
 static inline float rsqrtf(float x) { return 1.0f / sqrtf(x); }
 static inline int __popc(unsigned x) { return __builtin_popcount(x); }
-static inline int __clz(int x) { return x ? __builtin_clz((unsigned)x) : 32; }
-template <class T> static inline T __ldg(const T *p) { return *p; }
-template <class T> static inline T __ldcs(const T *p) { return *p; }
-template <class T> static inline void __stcs(T *p, T v) { *p = v; }
 template <class T> static inline T atomicAdd(T *p, T v)
 {
     T old = *p;

@@ -63,12 +63,12 @@ __device__ __forceinline__ struct steps load_steps(const struct ssd &a, const st
 /* Weight of the thread's token in the state that leaves the tile. */
 __device__ __forceinline__ float tail_weight(const struct steps &s)
 {
-    return (int)(threadIdx.x % SSD_TILE) < s.begin_last ? 0.0f : s.dt * exp2_flushed(s.last - s.cum);
+    return (int)(threadIdx.x % SSD_TILE) < s.begin_last ? 0.0f : s.dt * fast_exp2(s.last - s.cum);
 }
 
 __device__ __forceinline__ float tail_keep(const struct steps &s)
 {
-    return s.begin_last < 0 ? exp2_flushed(s.last) : -1.0f;
+    return s.begin_last < 0 ? fast_exp2(s.last) : -1.0f;
 }
 
 /* ---- scores ---- */
@@ -224,7 +224,7 @@ struct seer {
     int begin, t;
     __device__ __forceinline__ float operator()(float score, float cum_s, float dt_s, int s) const
     {
-        return s <= t && s >= begin ? score * exp2_flushed(cum - cum_s) * dt_s : 0.0f;
+        return s <= t && s >= begin ? score * fast_exp2(cum - cum_s) * dt_s : 0.0f;
     }
 };
 
@@ -340,7 +340,7 @@ __global__ void __launch_bounds__(SSD_THREADS, scan_blocks(N))
             r->cum[at][threadIdx.x] = now.cum;
             r->dt[at][threadIdx.x] = now.dt;
             r->begin[at][threadIdx.x] = now.begin;
-            r->enter[at][threadIdx.x] = now.begin < 0 ? exp2_flushed(now.cum) : -1.0f;
+            r->enter[at][threadIdx.x] = now.begin < 0 ? fast_exp2(now.cum) : -1.0f;
             r->weight[at][threadIdx.x] = tail_weight(now);
         }
         copy_async_wait<0>();
