@@ -3,15 +3,16 @@
 # SPDX-License-Identifier: MIT
 #
 # usage: curves.sh OUT [MODEL:BATCH:TOKENS...]
-# Writes OUT/MODEL.tsv (step, bf16, fp32, CPU; the CPU's first 50 steps only) for mamba2-130m and one demo size a family, and says
-# the largest gaps. curves.gp draws them. Environment: SSM_BIN, STEPS (500), CPU_STEPS (50), CORPUS (a text file; made up without).
+# Writes OUT/MODEL.tsv (step, bf16, fp32, CPU, CPU; the CPU's first 50 steps only) for mamba2-130m and one demo size a family, and
+# says the largest gaps. The CPU runs twice, with its best instructions and with SSE alone: how far two right programs part by
+# rounding alone. curves.gp (gnuplot) draws it all. Environment: SSM_BIN, STEPS (500), CPU_STEPS (50), CORPUS (a text file; made up without).
 set -eu
 : "${SSM_BIN:?}"
 [ $# -ge 1 ] || { echo 'usage: curves.sh OUT [MODEL:BATCH:TOKENS...]' >&2; exit 2; }
 mkdir -p "$1"
 out=$(cd "$1" && pwd)
 shift
-[ $# -gt 0 ] || set -- mamba2-130m:4:512 mamba2-demo:8:512 mamba-demo:8:512 hybrid-demo:8:512 gpt-demo:8:512 griffin-demo:8:512
+[ $# -gt 0 ] || set -- mamba2-130m:1:512 mamba2-demo:8:512 mamba-demo:8:512 hybrid-demo:8:512 gpt-demo:8:512 griffin-demo:8:512
 steps=${STEPS:-500} cpu=${CPU_STEPS:-50}
 tmp=$(mktemp -d "${TMPDIR:-/tmp}/curves.XXXXXX")
 trap 'rm -rf "$tmp"' EXIT
@@ -32,15 +33,23 @@ for m; do
         shift
         "$SSM_BIN/ssmtrain" -q --model "$name" --batch "${rest%%:*}" --seq-len "${rest#*:}" --steps "$steps" --lr 6e-4 --save-every 0 -o "$tmp/$run" "$@" "$tmp/data"
     }
-    { train cpu --device cpu --stop-at "$cpu" || [ $? -eq 75 ]; } & # beside the GPU's
+    cpu() { # RUN INSTRUCTIONS
+        OMP_NUM_THREADS=$(($(nproc) > 3 ? $(nproc) / 2 - 1 : 1)) SSM_CPU=$2 train "$1" --device cpu --stop-at "$cpu" || [ $? -eq 75 ]
+    }
+    cpu cpu '' & # beside the GPU's
+    one=$!
+    cpu sse v2 &
     train bf16 --device cuda --precision bf16
     train fp32 --device cuda --precision fp32
+    wait $one
     wait $!
-    loss bf16 >"$tmp/1" && loss fp32 >"$tmp/2" && loss cpu >"$tmp/3"
-    { printf '# step\tbf16 on the GPU\tfp32 on the GPU\tfp32 on the CPU\n'
-        awk -v OFS='\t' 'FILENAME ~ /1$/ { a[$1] = $2 } FILENAME ~ /2$/ { b[$1] = $2; n = $1 } FILENAME ~ /3$/ { c[$1] = $2 } END { for (i = 1; i <= n; i++) print i, a[i], b[i], (i in c) ? c[i] : "-" }' "$tmp/1" "$tmp/2" "$tmp/3"; } >"$out/$name.tsv"
+    for run in bf16 fp32 cpu sse; do loss $run >"$tmp/$run.loss"; done
+    { printf '# step\tbf16 on the GPU\tfp32 on the GPU\tfp32 on the CPU\tfp32 on the CPU, SSE\n'
+        awk -v OFS='\t' 'FNR == 1 { file++ } { loss[file, $1] = $2 } file == 2 { n = $1 } function of(f, i) { return (f, i) in loss ? sprintf("%.10g", loss[f, i]) : "-" }
+            END { for (i = 1; i <= n; i++) print i, of(1, i), of(2, i), of(3, i), of(4, i) }' "$tmp"/bf16.loss "$tmp"/fp32.loss "$tmp"/cpu.loss "$tmp"/sse.loss; } >"$out/$name.tsv"
     awk -v name="$name" 'function far(x, y) { return x > y ? x - y : y - x }
-        /^#/ { next } { d = far($2, $3); if (d > gap) { gap = d; at = $1 } last = $3 } NR == 2 { first = $3 } $4 != "-" { e = far($3, $4); if (e > near) near = e; k++ }
-        END { printf "%s\tloss %.3f to %.3f\tbf16 from fp32, %d steps: at most %.4f (step %d)\tfp32 on the GPU from the CPU, %d steps: at most %.2e\n", name, first, last, NR - 1, gap, at, k, near }' "$out/$name.tsv"
-    rm -rf "$tmp/bf16" "$tmp/fp32" "$tmp/cpu"
+        /^#/ { next } { n++; d = far($2, $3); if (d > gap) { gap = d; at = $1 } last = $3 } n == 1 { first = $3 }
+        $4 != "-" && $5 != "-" { e = far($3, $4); if (e > near) { near = e; where = $1 }; e = far($4, $5); if (e > cpus) { cpus = e; there = $1 }; k++ }
+        END { printf "%s\tloss %.3f to %.3f\tbf16 from fp32, %d steps: at most %.4f (step %d)\tfp32 on the GPU from the CPU, %d steps: at most %.2e (step %d)\ttwo sets of instructions of the CPU: %.2e (step %d)\n", name, first, last, n, gap, at, k, near, where, cpus, there }' "$out/$name.tsv"
+    rm -rf "$tmp/bf16" "$tmp/fp32" "$tmp/cpu" "$tmp/sse"
 done
