@@ -9,6 +9,7 @@
 #define NV_CUDNN_FRONTEND_USE_DYNAMIC_LOADING
 #include <cudnn_frontend.h>
 
+#include <cstdlib>
 #include <cstring>
 #include <dlfcn.h>
 #include <map>
@@ -170,14 +171,16 @@ bool run(const built &b, std::unordered_map<int64_t, void *> &at)
 
 }
 
-void cudnn_begin(void)
+int cudnn_begin(void)
 {
-    void *lib = dlopen("libcudnn.so.9", RTLD_NOW | RTLD_GLOBAL);
+    const char *said = getenv("SSM_CUDNN");
+    void *lib = said && strcmp(said, "0") == 0 ? nullptr : dlopen("libcudnn.so.9", RTLD_NOW | RTLD_GLOBAL);
     if (!lib)
-        return;
+        return 0;
     fe::cudnn_dlhandle = lib;
     if (fe::detail::create_handle(&handle) != CUDNN_STATUS_SUCCESS || fe::detail::set_stream(handle, (cudaStream_t)cuda_stream()) != CUDNN_STATUS_SUCCESS)
         handle = nullptr;
+    return handle ? (int)fe::detail::get_backend_version() : 0;
 }
 
 bool cudnn_attn_fwd(const struct attn *a)

@@ -10,8 +10,9 @@
 extern "C" {
 #endif
 
-/* Loads libcudnn; without it nothing below serves anything. */
-void cudnn_begin(void);
+/* Loads libcudnn, unless the environment says SSM_CUDNN=0; its version as cuDNN counts, 91400 for 9.14.0. 0: there is none, and
+ * nothing below serves anything. */
+int cudnn_begin(void);
 /* False, and nothing done, when the call is not served. */
 bool cudnn_attn_fwd(const struct attn *a);
 bool cudnn_attn_bwd(const struct attn *a);

@@ -222,7 +222,10 @@ static bool take_gpu(const struct device_options *o, bool *absent)
     }
     table.links = links_begin();
 #ifdef SSM_CUDNN
-    cudnn_begin();
+    int cudnn = cudnn_begin();
+    size_t n = strlen(about.name);
+    if (cudnn)
+        snprintf(about.name + n, sizeof about.name - n, ", cuDNN %d.%d", cudnn / 10000, cudnn / 100 % 100);
 #endif
     return true;
 }
