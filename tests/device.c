@@ -1,7 +1,7 @@
 /* device.c - tests of every op of a device against the CPU: main
  * SPDX-License-Identifier: MIT
  *
- * usage: device [--backend cpu|cuda] [--only OP] [--huge]   TAP on stdout, for prove
+ * usage: device [--backend cpu|cuda] [--only OP] [--huge] [--every N]   TAP on stdout, for prove; one trial of N
  *        device [--backend ...] [--only OP] --perf          a table of times (device_perf.c)
  * Without --backend it is cuda, and skipped where the environment has no SSM_CUDA, the backend's shared
  * object. --huge: also tensors of more than 2^31 elements, which take the memory of a large device.
@@ -17,6 +17,7 @@
 #include "kernels/device.h"
 
 const struct backend *device_be;
+int trial_every = 1;
 
 /* Every slot of the table from `alloc` to `sumsq` is a pointer: none may be NULL. */
 static void dev_table(void **state)
@@ -126,7 +127,7 @@ static const struct CMUnitTest tests[] = {
 
 static int usage(void)
 {
-    fprintf(stderr, "usage: device [--backend cpu|cuda] [--only OP] [--huge] [--perf]\n");
+    fprintf(stderr, "usage: device [--backend cpu|cuda] [--only OP] [--huge] [--every N] [--perf]\n");
     return 2;
 }
 
@@ -140,6 +141,8 @@ int main(int argc, char **argv)
             name = argv[++i];
         else if (strcmp(argv[i], "--only") == 0 && i + 1 < argc)
             only = argv[++i];
+        else if (strcmp(argv[i], "--every") == 0 && i + 1 < argc && atoi(argv[i + 1]) > 0)
+            trial_every = atoi(argv[++i]);
         else if (strcmp(argv[i], "--huge") == 0)
             huge = true;
         else if (strcmp(argv[i], "--perf") == 0)

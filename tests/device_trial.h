@@ -20,6 +20,7 @@
 #include "backend.h"
 
 extern const struct backend *device_be; /* the one under test */
+extern int trial_every;                 /* of so many trials one is run: for tools under which they are slow */
 
 /* What a field holds: the dtype of activations, that of the residual stream, F32, BF16; integers. */
 enum width { ACT, RES, FLT, HALF, INT, BYTE };
