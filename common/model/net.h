@@ -76,9 +76,9 @@ struct batch {
 /* Loss of each token into loss [B,T] (0 where the target is negative), by a forward pass; state (may be NULL) is
  * read and moved on. */
 void net_loss(struct net_ctx *x, const struct batch *b, struct net_state *state, float *loss);
-/* Hears of gradients that are whole: the elements begin..end-1 of the slab, from its end to its begin. */
+/* Hears of gradients that are whole: those of the slab from element `begin` on. Comes from the slab's end down to 0. */
 struct net_ready {
-    void (*done)(void *arg, int64_t begin, int64_t end);
+    void (*done)(void *arg, int64_t begin);
     void *arg;
 };
 /* The same with the backward pass: adds the gradient of the SUM of the losses to net->grads. The losses stay on the

@@ -137,7 +137,7 @@ void net_loss(struct net_ctx *x, const struct batch *b, struct net_state *state,
     n->be->download(loss, x->loss, (size_t)M * sizeof *loss);
 }
 
-/* The first element in the slab of a layer's parameters. */
+/* The first element in the slab of a layer's parameters; layers lie there in their order. */
 static int64_t layer_begin(const struct net *n, int64_t l)
 {
     size_t i = 0;
@@ -186,7 +186,6 @@ void net_train(struct net_ctx *x, const struct batch *b, struct net_state *in, s
     fn.dbias = grad(n, "norm_f.bias");
     be->norm_bwd(&fn);
 
-    int64_t end = n->ps.slab; /* from here on the gradients are whole: layers lie in the slab in their order */
     for (int64_t l = L - 1; l >= 0; l--) {
         if (!x->recompute)
             saved -= x->slots[l].saved;
@@ -198,17 +197,14 @@ void net_train(struct net_ctx *x, const struct batch *b, struct net_state *in, s
         if (x->recompute)
             k->forward(&p);
         k->backward(&p);
-        if (ready) {
-            int64_t begin = layer_begin(n, l);
-            ready->done(ready->arg, begin, end);
-            end = begin;
-        }
+        if (ready)
+            ready->done(ready->arg, layer_begin(n, l));
     }
     be->embed_bwd(&(struct embed){ .M = M, .D = D, .V = config_vocab_rows(&n->c), .ids = ids,
                                    .scale = n->c.embed_scale, .dy = dstream,
                                    .dtable = grad(n, "embeddings.weight"), .work = n->work });
     if (ready)
-        ready->done(ready->arg, 0, end);
+        ready->done(ready->arg, 0);
     if (out)
         out->pos = (in ? in->pos : 0) + b->T;
 }

@@ -127,10 +127,9 @@ struct buckets {
     int64_t last;       /* the end of the last bucket, which nothing is left to hide; 0: nothing was sent */
 };
 
-static void grads_done(void *arg, int64_t begin, int64_t end)
+static void grads_done(void *arg, int64_t begin)
 {
     struct buckets *b = arg;
-    (void)end;
     if (b->end - begin < BUCKET && begin > 0)
         return;
     if (begin == 0) { /* what looks at the others may begin */
