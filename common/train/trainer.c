@@ -140,7 +140,8 @@ static void grads_done(void *arg, int64_t begin)
     b->end = begin;
 }
 
-static bool overlaps(const struct trainer *t) { return t->device->t->sum_f32 != NULL; }
+/* The device has a communicator of its own. */
+static bool overlaps(const struct trainer *t) { return t->device != t->comm; }
 
 /* Where the documents of the rows begin; NULL, which ops need not look at, when each row is one document. */
 static const int32_t *begins(const struct trainer *t, const int32_t *start, int64_t n)
