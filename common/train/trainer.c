@@ -146,10 +146,12 @@ static bool overlaps(const struct trainer *t) { return t->device != t->comm; }
 /* Where the documents of the rows begin; NULL, which ops need not look at, when each row is one document. */
 static const int32_t *begins(const struct trainer *t, const int32_t *start, int64_t n)
 {
-    for (int64_t i = 0; i < n && !t->opt.stream; i++)
+    if (t->opt.stream)
+        return start;
+    for (int64_t i = 0; i < n; i++)
         if (start[i] != 0)
             return start;
-    return t->opt.stream ? start : NULL;
+    return NULL;
 }
 
 /* Sum of the losses of all micro-batches; the gradients' sum is left in net->grads. The device is waited for once.
