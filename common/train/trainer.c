@@ -259,11 +259,11 @@ struct step_report trainer_step(struct trainer *t, const struct loaded *b, doubl
     comm_sum_f64(t->comm, sums, 5);
     if (!overlaps(t))
         comm_sum_f32(t->device, n->grads, n->ps.slab);
-    check_device(t);
     begin = now_seconds();
 
     double count = sums[1] > 0 ? sums[1] : 1;
     double seen[2] = { sums[0] / count, sqrt(sum_of_squares(t, last)) / count };
+    check_device(t); /* the sums over the ranks too: before the update reads them */
     compute += now_seconds() - begin;
     comm_bcast(t->comm, seen, sizeof seen, 0);
     begin = now_seconds();
