@@ -349,7 +349,7 @@ struct links {
     void (*join)(void);
 };
 
-#define BACKEND_VERSION 4
+#define BACKEND_VERSION 5
 
 struct backend {
     int version;
@@ -361,6 +361,16 @@ struct backend {
     void (*free)(void *p);
     void (*upload)(void *dev, const void *host, size_t bytes);
     void (*download)(void *host, const void *dev, size_t bytes);
+    /* The same beside what the device is given next. `host` is memory of host_alloc(), which may hold anything, is slow to be
+     * had, and is NULL when there is none. The copy begins after all that the device was given before. `dev` may change after
+     * join_downloads(): what the device is given next waits for all copies that were begun, the host does not.
+     * wait_downloads() waits until they have arrived: NULL, or why they have not. Any one thread may call it, while others
+     * call anything but download_beside(). */
+    void *(*host_alloc)(size_t bytes);
+    void (*host_free)(void *p);
+    void (*download_beside)(void *host, const void *dev, size_t bytes);
+    void (*join_downloads)(void);
+    const char *(*wait_downloads)(void);
     void (*copy)(void *dst, const void *src, size_t bytes);
     void (*zero)(void *p, size_t bytes);
     const char *(*sync)(void);                  /* NULL, or the text of the first error since the last call */

@@ -40,6 +40,7 @@ static void mem_zero(void *p, size_t bytes)
 }
 
 static const char *mem_sync(void) { return NULL; }
+static void join_downloads(void) {}
 
 static void info(struct device_info *d)
 {
@@ -81,6 +82,11 @@ const struct backend CPU_TABLE = {
     .free = free,
     .upload = mem_copy,
     .download = mem_copy,
+    .host_alloc = malloc,
+    .host_free = free,
+    .download_beside = mem_copy,
+    .join_downloads = join_downloads,
+    .wait_downloads = mem_sync,
     .copy = mem_copy,
     .zero = mem_zero,
     .sync = mem_sync,

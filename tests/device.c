@@ -46,6 +46,39 @@ static void dev_table(void **state)
                   (long long)(info.memory_free >> 20), (long long)(info.memory_total >> 20));
 }
 
+/* Copies beside what the device is given next: after what it was given before, and before what it is given after the join. */
+static void dev_beside(void **state)
+{
+    enum { N = 40 << 20 }; /* in more than one piece */
+    unsigned char *p = device_be->alloc(N), *host = device_be->host_alloc(N), *want = calloc(1, N);
+
+    (void)state;
+    assert_true(p && host && want);
+    for (int round = 0; round < 3; round++) {
+        for (int i = 0; i < N; i += 1000)
+            want[i] = (unsigned char)(i / 1000 + round);
+        device_be->upload(p, want, N);
+        device_be->download_beside(host, p, N / 2 + 1);
+        device_be->download_beside(host + N / 2 + 1, p + N / 2 + 1, N - N / 2 - 1);
+        if (round == 2)
+            assert_null(device_be->wait_downloads());
+        device_be->join_downloads();
+        device_be->zero(p, N);
+        assert_null(device_be->wait_downloads());
+        assert_memory_equal(host, want, N);
+    }
+    device_be->join_downloads(); /* there are none */
+    assert_null(device_be->wait_downloads());
+    device_be->download_beside(host, p, 0);
+    assert_null(device_be->sync());
+    device_be->free(p);
+    device_be->host_free(host);
+    device_be->host_free(NULL);
+    assert_null(device_be->host_alloc(SIZE_MAX / 2));
+    assert_null(device_be->sync()); /* that was an answer, not an error */
+    free(want);
+}
+
 static void dev_memory(void **state)
 {
     char text[100] = "words", zeros[1000] = { 1 };
@@ -113,6 +146,7 @@ static void dev_marks(void **state)
 
 static const struct CMUnitTest tests[] = {
     { "table", dev_table, NULL, NULL, NULL },   { "memory", dev_memory, NULL, NULL, NULL },
+    { "beside", dev_beside, NULL, NULL, NULL },
     { "marks", dev_marks, NULL, NULL, NULL },   { "matmul", dev_matmul, NULL, NULL, NULL },
     { "colsum", dev_colsum, NULL, NULL, NULL }, { "embed", dev_embed, NULL, NULL, NULL },
     { "xent", dev_xent, NULL, NULL, NULL },     { "cast", dev_cast, NULL, NULL, NULL },

@@ -3,9 +3,11 @@
  */
 #include "precision_far.h"
 
+#include <pthread.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <time.h>
 
 #include "common/base/half.h"
 #include "common/base/mem.h"
@@ -227,6 +229,57 @@ static void far_download(void *host, const void *dev, size_t bytes) { memcpy(hos
 static void far_copy(void *dst, const void *src, size_t bytes) { memcpy(near(dst), near(src), bytes); }
 static void far_zero(void *p, size_t bytes) { memset(near(p), 0, bytes); }
 
+/* Copies beside the ops are made at the join; who waits for them lets that come first, for a while. */
+static struct {
+    pthread_mutex_t lock;
+    pthread_cond_t made;
+    struct copy {
+        void *to;
+        const void *from;
+        size_t bytes;
+    } *copy;
+    size_t n, cap;
+} late = { .lock = PTHREAD_MUTEX_INITIALIZER, .made = PTHREAD_COND_INITIALIZER };
+
+static void far_download_beside(void *host, const void *dev, size_t bytes)
+{
+    pthread_mutex_lock(&late.lock);
+    *(struct copy *)grow(&late.copy, &late.n, &late.cap, sizeof *late.copy) = (struct copy){ host, near(dev), bytes };
+    pthread_mutex_unlock(&late.lock);
+}
+
+static void make_copies(void)
+{
+    for (size_t i = 0; i < late.n; i++)
+        memcpy(late.copy[i].to, late.copy[i].from, late.copy[i].bytes);
+    late.n = 0;
+    pthread_cond_signal(&late.made);
+}
+
+static void far_join_downloads(void)
+{
+    pthread_mutex_lock(&late.lock);
+    make_copies();
+    pthread_mutex_unlock(&late.lock);
+}
+
+static const char *far_wait_downloads(void)
+{
+    struct timespec until;
+    clock_gettime(CLOCK_REALTIME, &until);
+    until.tv_nsec += 250000000;
+    if (until.tv_nsec >= 1000000000) {
+        until.tv_nsec -= 1000000000;
+        until.tv_sec++;
+    }
+    pthread_mutex_lock(&late.lock);
+    while (late.n > 0 && pthread_cond_timedwait(&late.made, &late.lock, &until) == 0)
+        ;
+    make_copies();
+    pthread_mutex_unlock(&late.lock);
+    return NULL;
+}
+
 const struct backend *far_backend(void)
 {
     static struct backend be;
@@ -237,6 +290,7 @@ const struct backend *far_backend(void)
     be.links = &links;
 #define TAKE(name) be.name = far_##name
     TAKE(alloc), TAKE(free), TAKE(upload), TAKE(download), TAKE(copy), TAKE(zero);
+    TAKE(download_beside), TAKE(join_downloads), TAKE(wait_downloads);
     TAKE(matmul), TAKE(colsum), TAKE(embed_fwd), TAKE(embed_bwd), TAKE(norm_fwd), TAKE(norm_bwd);
     TAKE(gatednorm_fwd), TAKE(gatednorm_bwd), TAKE(conv1d_fwd), TAKE(conv1d_bwd), TAKE(conv1d_step);
     TAKE(ssd_fwd), TAKE(ssd_bwd), TAKE(ssd_step), TAKE(scan_fwd), TAKE(scan_bwd), TAKE(scan_step);

@@ -3,13 +3,14 @@
  *
  * Copies between host and device go through a ring of pinned pieces: an upload copies into the next piece and
  * returns while the device still reads it, so the tokens of a step travel beside the step before.
+ * Downloads beside the ops have a stream of their own, and pinned memory at their end.
  */
 #include <string.h>
 
 #include "memory.h"
 #include "runtime.h"
 
-enum { PIECE = 4 << 20, PIECES = 4, MARKS = 4096 };
+enum { PIECE = 4 << 20, PIECES = 4, BESIDE = 32 << 20, MARKS = 4096 };
 
 static cudaStream_t stream;
 static struct {
@@ -17,6 +18,11 @@ static struct {
     cudaEvent_t free[PIECES];   /* the device has done with the piece */
     int next;
 } ring;
+static struct {
+    cudaStream_t stream;
+    cudaEvent_t given, arrived; /* all that the ops' stream was given; all copies that were begun */
+} beside;
+static int gpu;
 static cudaEvent_t marks[MARKS];
 static unsigned marked;
 static double *parts;           /* [CUDA_SUMSQ_PARTS] on the device */
@@ -47,6 +53,14 @@ bool memory_begin(void *on)
         if (!e)
             e = cudaEventRecord(ring.free[i], stream);
     }
+    if (!e)
+        e = cudaStreamCreateWithFlags(&beside.stream, cudaStreamNonBlocking);
+    if (!e)
+        e = cudaEventCreateWithFlags(&beside.given, cudaEventDisableTiming);
+    if (!e)
+        e = cudaEventCreateWithFlags(&beside.arrived, cudaEventDisableTiming | cudaEventBlockingSync);
+    if (!e)
+        e = cudaGetDevice(&gpu);
     if (!e)
         e = cudaMalloc((void **)&parts, CUDA_SUMSQ_PARTS * sizeof *parts);
     cuda_note("memory for copies", e);
@@ -105,6 +119,42 @@ void memory_download(void *host, const void *dev, size_t bytes)
         memcpy((char *)host + came, ring.host[i], n);
         came += n;
     }
+}
+
+void *memory_host_alloc(size_t bytes)
+{
+    void *p;
+    if (cudaMallocHost(&p, bytes ? bytes : 1) != cudaSuccess) {
+        cudaGetLastError(); /* the caller is told by NULL */
+        return NULL;
+    }
+    return p;
+}
+
+void memory_host_free(void *p) { cuda_note("freeing memory of the host", cudaFreeHost(p)); }
+
+/* In pieces, for what a step downloads would wait behind one of gigabytes. */
+void memory_download_beside(void *host, const void *dev, size_t bytes)
+{
+    cuda_note("download", cudaEventRecord(beside.given, stream));
+    cuda_note("download", cudaStreamWaitEvent(beside.stream, beside.given, 0));
+    for (size_t at = 0; at < bytes; at += BESIDE) {
+        size_t n = bytes - at < BESIDE ? bytes - at : BESIDE;
+        cuda_note("download",
+                  cudaMemcpyAsync((char *)host + at, (const char *)dev + at, n, cudaMemcpyDeviceToHost, beside.stream));
+    }
+    cuda_note("download", cudaEventRecord(beside.arrived, beside.stream));
+}
+
+void memory_join_downloads(void) { cuda_note("download", cudaStreamWaitEvent(stream, beside.arrived, 0)); }
+
+/* Sleeps, for it may be long. Not by cuda_note(), which is the ops' thread's. */
+const char *memory_wait_downloads(void)
+{
+    cudaError_t e = cudaSetDevice(gpu); /* a new thread stands on the first GPU, and would claim memory there */
+    if (!e)
+        e = cudaEventSynchronize(beside.arrived);
+    return e ? cudaGetErrorString(e) : NULL;
 }
 
 void memory_copy(void *dst, const void *src, size_t bytes)

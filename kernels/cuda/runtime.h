@@ -12,10 +12,13 @@
 #include <string.h>
 #include <time.h>
 
-/* Device memory is host memory, and everything is done at once. */
+/* Device memory is host memory, and everything is done at once, but for what runtime_emulated.c does late. */
 typedef int cudaError_t;
 typedef void *cudaStream_t;
-typedef struct timespec *cudaEvent_t;
+typedef struct emu_event {
+    struct timespec at;
+    cudaStream_t on;
+} *cudaEvent_t;
 enum { cudaSuccess, cudaErrorMemoryAllocation = 2 };
 enum { cudaMemcpyHostToDevice, cudaMemcpyDeviceToHost, cudaMemcpyDeviceToDevice };
 
@@ -31,16 +34,21 @@ static inline cudaError_t cudaFree(void *p)
     free(p);
     return cudaSuccess;
 }
+static inline cudaError_t cudaFreeHost(void *p) { return cudaFree(p); }
+static inline cudaError_t cudaGetDevice(int *gpu)
+{
+    *gpu = 0;
+    return cudaSuccess;
+}
+static inline cudaError_t cudaSetDevice(int gpu)
+{
+    (void)gpu;
+    return cudaSuccess;
+}
 static inline cudaError_t cudaMemGetInfo(size_t *left, size_t *total) /* made up */
 {
     *left = (size_t)3 << 30;
     *total = (size_t)4 << 30;
-    return cudaSuccess;
-}
-static inline cudaError_t cudaMemcpyAsync(void *to, const void *from, size_t bytes, int kind, cudaStream_t s)
-{
-    (void)kind, (void)s;
-    memmove(to, from, bytes);
     return cudaSuccess;
 }
 static inline cudaError_t cudaMemsetAsync(void *p, int value, size_t bytes, cudaStream_t s)
@@ -49,6 +57,11 @@ static inline cudaError_t cudaMemsetAsync(void *p, int value, size_t bytes, cuda
     memset(p, value, bytes);
     return cudaSuccess;
 }
+enum { cudaStreamNonBlocking = 1 };
+cudaError_t cudaStreamCreateWithFlags(cudaStream_t *s, unsigned flags);
+cudaError_t cudaMemcpyAsync(void *to, const void *from, size_t bytes, int kind, cudaStream_t s);
+cudaError_t cudaStreamWaitEvent(cudaStream_t s, cudaEvent_t e, unsigned flags);
+cudaError_t cudaEventSynchronize(cudaEvent_t e);
 static inline cudaError_t cudaStreamSynchronize(cudaStream_t s)
 {
     (void)s;
@@ -60,21 +73,16 @@ static inline cudaError_t cudaEventCreateWithFlags(cudaEvent_t *e, unsigned flag
     *e = calloc(1, sizeof **e);
     return *e ? cudaSuccess : cudaErrorMemoryAllocation;
 }
-enum { cudaEventDefault = 0, cudaEventDisableTiming = 2 };
+enum { cudaEventDefault = 0, cudaEventBlockingSync = 1, cudaEventDisableTiming = 2 };
 static inline cudaError_t cudaEventRecord(cudaEvent_t e, cudaStream_t s)
 {
-    (void)s;
-    clock_gettime(CLOCK_MONOTONIC, e);
-    return cudaSuccess;
-}
-static inline cudaError_t cudaEventSynchronize(cudaEvent_t e)
-{
-    (void)e;
+    clock_gettime(CLOCK_MONOTONIC, &e->at);
+    e->on = s;
     return cudaSuccess;
 }
 static inline cudaError_t cudaEventElapsedTime(float *ms, cudaEvent_t a, cudaEvent_t b)
 {
-    *ms = (float)((double)(b->tv_sec - a->tv_sec) * 1e3 + (double)(b->tv_nsec - a->tv_nsec) * 1e-6);
+    *ms = (float)((double)(b->at.tv_sec - a->at.tv_sec) * 1e3 + (double)(b->at.tv_nsec - a->at.tv_nsec) * 1e-6);
     return cudaSuccess;
 }
 #endif
