@@ -10,7 +10,9 @@
 #include <unistd.h>
 
 #include "common/base/err.h"
+#include "common/base/file.h"
 #include "common/base/half.h"
+#include "common/base/mem.h"
 #include "common/base/out.h"
 #include "common/base/rng.h"
 #include "common/io/ckpt.h"
@@ -282,6 +284,64 @@ static void check_trainer(const struct backend *be, struct precision precision, 
     out_remove_tree(dir);
 }
 
+static void save(struct trainer *t, const char *dir, bool background, int steps)
+{
+    struct attrs attrs = { 0 };
+    set_prepare(dir, false);
+    trainer_save_begin(t, dir, &attrs, "", background);
+    some_steps(t, steps);
+    assert_true(trainer_save_publish(t, always, NULL));
+}
+
+/* What is written beside steps is what is written without any, each time. */
+static void check_beside(const struct backend *be, struct precision precision, bool stream)
+{
+    struct trainer *t[] = { make_trainer(be, precision, stream), make_trainer(be, precision, stream) };
+    char dir[] = "/tmp/ssm-precision.XXXXXX";
+    assert_non_null(mkdtemp(dir));
+    for (int round = 0; round < 2; round++) {
+        char *paths[2], *data[2];
+        size_t n[2];
+        for (int k = 0; k < 2; k++) {
+            paths[k] = xasprintf("%s/%d-%d", dir, round, k);
+            save(t[k], paths[k], k, 2 * k);
+            char *member = path_join(paths[k], "part-00000-of-00001.h5");
+            data[k] = file_try_read(member, 1 << 24, &n[k]);
+            assert_non_null(data[k]);
+            free(member);
+        }
+        assert_true(n[0] == n[1] && n[0] > 10000);
+        assert_memory_equal(data[0], data[1], n[0]);
+        some_steps(t[0], 2);
+        for (int k = 0; k < 2; k++) {
+            free(paths[k]);
+            free(data[k]);
+        }
+    }
+    trainer_free(t[0]);
+    trainer_free(t[1]);
+    out_remove_tree(dir);
+}
+
+static void *no_memory(size_t bytes)
+{
+    (void)bytes;
+    return NULL;
+}
+
+static void beside(void **state)
+{
+    (void)state;
+    struct backend poor = *far_backend();
+    poor.host_alloc = no_memory;
+    for (int stream = 0; stream < 2; stream++) {
+        check_beside(backend_cpu(), fp32, stream);
+        check_beside(far_backend(), fp32, stream);
+        check_beside(far_backend(), (struct precision){ BF16, BF16 }, stream);
+        check_beside(&poor, fp32, stream);
+    }
+}
+
 static void trainers(void **state)
 {
     (void)state;
@@ -334,6 +394,7 @@ static void cuda(void **state)
                 check_bf16(f, be, k ? BF16 : F32, want);
         forget(want);
     }
+    check_beside(be, (struct precision){ BF16, BF16 }, true);
     int steps = slow ? 0 : LEARN;
     check_trainer(be, fp32, true, true, steps);
     check_trainer(be, (struct precision){ BF16, F32 }, false, true, steps);
@@ -343,7 +404,7 @@ static void cuda(void **state)
 int main(int argc, char **argv)
 {
     const struct CMUnitTest tests[] = { cmocka_unit_test(same_bits), cmocka_unit_test(bf16), cmocka_unit_test(trainers),
-                                        cmocka_unit_test(cuda) };
+                                        cmocka_unit_test(beside), cmocka_unit_test(cuda) };
     err_init("precision");
     comm_init(&argc, &argv);
     cmocka_set_message_output(CM_OUTPUT_TAP);

@@ -122,6 +122,7 @@ static void load_health(struct trainer *t, struct ckpt *c)
 }
 
 struct saving {
+    const struct backend *be;
     char *dir, *history;
     struct piece_list list;
     struct set_member member;   /* this rank's */
@@ -136,6 +137,9 @@ struct saving {
 static void *write_member(void *arg)
 {
     struct saving *s = arg;
+    const char *fault = s->be->wait_downloads();
+    if (fault)
+        die("'%s': the device's memory cannot be copied: %s", s->dir, fault);
     ckpt_write_member(s->dir, s->rank, s->ranks, s->list.p, (int)s->list.n, &s->member);
     return NULL;
 }
@@ -161,21 +165,33 @@ static void download_carried(const struct trainer *t, size_t i, float *to)
     net_state_download(t->in[i / tensors], (int)(i % tensors), to);
 }
 
-/* Lets the pieces show to a copy, on the host, of what they are now. */
-static void take_copy(struct trainer *t, struct piece_list *list)
+/* The layout of a run does not change, and with it the size of its parts; a mean may be begun. */
+static void make_snapshot(struct trainer *t, const struct piece_list *list)
 {
     int64_t n = 0;
     for (size_t i = 0; i < list->n; i++)
         n += elements(&list->p[i]);
-    if (!t->snapshot) /* the layout of a run does not change, and with it the size of its parts; a mean may be begun */
-        t->snapshot = xmalloc(mul_size((size_t)(n + (t->ema && !t->averaging ? n / 2 + t->net->ps.slab : 0)),
-                                       sizeof(float), "copy of a checkpoint"));
+    size_t bytes = mul_size((size_t)(n + (t->ema && !t->averaging ? n / 2 + t->net->ps.slab : 0)), sizeof(float),
+                            "copy of a checkpoint");
+    t->snapshot = t->net->be->host_alloc(bytes);
+    t->snapshot_of_backend = t->snapshot;
+    if (!t->snapshot)
+        t->snapshot = xmalloc(bytes);
+}
+
+/* Lets the pieces show to a copy, on the host, of what they are now. The slabs', which stand still until the next update, come
+ * beside what the device does until then; last, for all other downloads would wait behind them. */
+static void take_copy(struct trainer *t, struct piece_list *list)
+{
+    const struct backend *be = t->net->be;
+    if (!t->snapshot)
+        make_snapshot(t, list);
     float *to = t->snapshot;
-    for (size_t i = 0; i < list->n; i++) {
+    for (size_t i = list->n; i-- > 0;) {
         struct ckpt_piece *p = &list->p[i];
         size_t bytes = (size_t)elements(p) * sizeof *to;
         if (i < list->slabs)
-            t->net->be->download(to, p->data, bytes);
+            (t->snapshot_of_backend ? be->download_beside : be->download)(to, p->data, bytes);
         else if (i < list->device)
             download_carried(t, i - list->slabs, to);
         else
@@ -196,6 +212,7 @@ void trainer_save_begin(struct trainer *t, const char *dir, struct attrs *state,
     if (t->saving)
         bug("'%s' is begun before another checkpoint is published", dir);
     struct saving *s = xcalloc(1, sizeof *s);
+    s->be = t->net->be;
     s->dir = xstrdup(dir);
     s->history = xstrdup(history);
     s->rank = t->comm->rank;

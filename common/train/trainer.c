@@ -109,7 +109,10 @@ void trainer_free(struct trainer *t)
     t->net->be->free(t->v);
     t->net->be->free(t->ema);
     free(t->frozen);
-    free(t->snapshot);
+    if (t->snapshot_of_backend)
+        t->net->be->host_free(t->snapshot);
+    else
+        free(t->snapshot);
     if (t->device != t->comm)
         comm_free(t->device);
     net_ctx_free(t->ctx);
@@ -199,6 +202,7 @@ static void clear_states(struct trainer *t)
 static void update(struct trainer *t, double rate, double gscale)
 {
     struct net *n = t->net;
+    n->be->join_downloads(); /* of a checkpoint */
     t->updates++;
     if (t->ema && !t->averaging)
         n->be->copy(t->ema, n->weights, (size_t)n->ps.slab * sizeof(float));

@@ -52,6 +52,7 @@ struct trainer {
     struct health health;
     struct saving *saving;      /* a checkpoint that is being written, or NULL */
     float *snapshot;            /* on the host: room for this rank's part of a checkpoint, or NULL */
+    bool snapshot_of_backend;   /* its host_alloc() gave it */
 };
 
 struct step_report {
@@ -92,7 +93,8 @@ bool trainer_is_finite(struct trainer *t);
 
 /* ---- checkpoints ----
  * Begun, written, published. Every rank writes its rows of the model, the moments and carried states; in the background
- * from a copy, while the training goes on. The thread that writes calls neither MPI nor ends the process; that all ranks
+ * from a copy, while the training goes on. What only an update changes is copied beside the passes of the next step, whose
+ * update waits for the copies on the device. The thread that writes calls neither MPI nor ends the process; that all ranks
  * have written is agreed on with the sums of a step (step_report.written), and publishing is done between two steps.
  */
 
