@@ -163,6 +163,7 @@ $O/bin/%: $O/tools/%.o $O/libssm.a $O/ldflags
 	$Q$(CC) $(LDFLAGS) -o $@ $< $O/libssm.a $(LIBS)
 
 $(foreach t,$(TEST_SETS),$(eval $O/tests/$t: $(patsubst %.c,$O/%.o,$(wildcard tests/$t_*.c))))
+$O/tests/plans: $O/kernels/cuda/plans.o
 $(TEST_BIN): $O/tests/%: $O/tests/%.o $O/libssm.a $O/ldflags
 	@mkdir -p $(@D)
 	$Q$(CC) $(LDFLAGS) -o $@ $(filter %.o,$^) $O/libssm.a $(LIBS) -lcmocka
@@ -176,7 +177,7 @@ $O/lib/libh5zstd.so: common/io/h5zstd_plugin.c $O/cflags
 NVCC := nvcc
 # Attention by cuDNN wants the header-only front end (github.com/NVIDIA/cudnn-frontend, on PyPI nvidia-cudnn-frontend) and cudnn.h.
 CUDNN_FRONTEND ?= $(firstword $(dir $(wildcard $(CUDA_HOME)/include/cudnn_frontend.h /usr/local/include/cudnn_frontend.h /usr/include/cudnn_frontend.h)))
-CUDA_HOST := memory gemm links open $(if $(CUDNN_FRONTEND),cudnn)
+CUDA_HOST := memory gemm plans links open $(if $(CUDNN_FRONTEND),cudnn)
 NVCC_C = -std=c++17 -O3 -lineinfo -gencode=arch=compute_90a,code=sm_90a -Xcompiler -fPIC$(comma)-fvisibility=hidden -I. -Ikernels
 CUDA_C = -std=c11 -D_POSIX_C_SOURCE=200809L -fPIC -fvisibility=hidden -fopenmp $(KOPT_$(VARIANT)) $(WARN) $(EXTRA_CFLAGS) -I. -Ikernels
 # -Wno-array-bounds: gcc 12 warns of what stands in branches that a template never takes.
@@ -207,7 +208,7 @@ $O/emulated/%.o: kernels/%.cc $O/emuflags
 $O/emulated/host/%.o: kernels/cuda/%.c $O/emuflags
 	@mkdir -p $(@D)
 	$Q$(CC) $(CUDA_C) -DSSM_EMULATE -MMD -MP -c -o $@ $<
-$(EMULATED): $(CUDA_SRC:kernels/%.cu=$O/emulated/%.o) $O/emulated/emulate.o $(patsubst %,$O/emulated/host/%.o,memory gemm_emulated open runtime_emulated)
+$(EMULATED): $(CUDA_SRC:kernels/%.cu=$O/emulated/%.o) $O/emulated/emulate.o $(patsubst %,$O/emulated/host/%.o,memory gemm_emulated plans open runtime_emulated)
 	@mkdir -p $(@D)
 	$Q$(CXX) -shared -fopenmp -Wl,--version-script=$(CUDA_SYMBOLS) $(if $(filter 1,$(SAN)),-fsanitize=address$(comma)undefined) -o $@ $^ -lm
 

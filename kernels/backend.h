@@ -349,6 +349,18 @@ struct links {
     void (*join)(void);
 };
 
+/* Which algorithms matrix products take, where a library has several: measured once, kept as text, given back to
+ * later runs. */
+enum plans_fit {
+    PLANS_TAKEN,                /* *why: NULL, or that some of them could not be */
+    PLANS_FOREIGN,              /* made by another library or for another device: nothing is taken */
+    PLANS_BAD                   /* no such text, "LINE: reason": nothing is taken */
+};
+struct plans_sum {
+    int64_t products;           /* different ones */
+    double first_ms, best_ms;   /* of all their calls, by the library's first choices and by the fastest */
+};
+
 #define BACKEND_VERSION 5
 
 struct backend {
@@ -419,6 +431,11 @@ struct backend {
     void (*adamw)(const struct adamw *);
     double (*sumsq)(const float *p, int64_t n); /* sum of squares, accumulated in double */
 
+    /* Both NULL where there is nothing to choose. Take: products go by this text from now on; those that it lacks
+     * by the library's first choice. NULL: each product that is met for the first time is measured, which waits and
+     * takes memory, and goes by the fastest. Tell: what was measured since, as such a text, until the next call. */
+    enum plans_fit (*plans_take)(const char *text, const char **why);
+    const char *(*plans_tell)(struct plans_sum *sum);
     const struct links *links;                  /* NULL: device memory is host memory, MPI serves it */
 };
 

@@ -6,6 +6,7 @@
  */
 #include <stdio.h>
 #include <stdlib.h>
+#include <string.h>
 
 #include "common/base/err.h"
 #include "common/base/mem.h"
@@ -29,12 +30,13 @@
 #include "common/train/run.h"
 #include "common/train/schedule.h"
 #include "common/train/trainer.h"
+#include "common/train/tune.h"
 #include "common/train/valids.h"
 #include "common/train/watch.h"
 #include "kernels/profile.h"
 
 static struct {
-    const char *config, *model, *run, *blend, *ramp, *init_from, *freeze, *valid;
+    const char *config, *model, *run, *blend, *ramp, *init_from, *freeze, *valid, *tune, *plans;
     int64_t steps, samples, tokens, batch, micro, seq_len, warmup, lr_decay, seed, save_every, keep,
         keep_every, log_every, slowest_every, threads, stop_at, valid_every, valid_tokens, max_skips, profile;
     double lr, min_lr, beta1, beta2, eps, decay, clip, save_minutes, ema, skip_loss_z, skip_grad_z,
@@ -131,6 +133,10 @@ static struct opt options[] = {
     OPT_DEVICE(&o.place.device),
     OPT_PRECISION(&o.place.precision),
     OPT_RESIDUAL(&o.place.residual),
+    OPT_STR(0, "tune-gemm", "FILE", &o.tune,
+            "measure, on a GPU, the algorithms of such a training's matrix products, write FILE, and end"),
+    OPT_STR(0, "gemm-plans", "FILE", &o.plans,
+            "take the algorithms of --tune-gemm; a run goes on with those that it began with"),
     OPT_INT(0, "profile", "N", &o.profile, 0, 1e6,
             "measure the ops of rank 0 for N steps, after the first three, and print a table; 0: no"),
     OPT_INT(0, "threads", "N", &o.threads, 0, 4096,
@@ -220,7 +226,8 @@ static int64_t share_batch(struct ramp *ramp, int ranks)
 /* ---- the run ---- */
 
 /* The options, the model and the tools of this start, beside what it writes. */
-static void write_record(const struct rundir *dir, const struct config *c, const struct data *data)
+static void write_record(const struct rundir *dir, const struct config *c, const struct data *data,
+                         const char *plans)
 {
     struct buf text = { 0 };
     struct config copy;
@@ -242,6 +249,11 @@ static void write_record(const struct rundir *dir, const struct config *c, const
     out_write_file(path, text.data, text.len, true);
     free(path);
     buf_free(&text);
+    if (!plans)
+        return;
+    path = path_join(rundir_path(dir), TUNE_FILE);
+    out_write_file(path, plans, strlen(plans), true);
+    free(path);
 }
 
 /* Rank 0's ops are measured when that is asked for. */
@@ -324,7 +336,7 @@ static int train(struct checkpoints *k, const struct data *data, const struct va
 static int run(int n_args, char **args)
 {
     struct comm *comm = comm_world();
-    if (!o.run && !o.dry)
+    if (!o.run && !o.dry && !o.tune)
         die_usage("--run is missing");
     struct length length = length_of_run();
     int64_t rows = share_batch(&length.ramp, comm->size);
@@ -364,8 +376,10 @@ static int run(int n_args, char **args)
                                   .stream = o.order == ORDER_STREAM };
     plan_check_sizes(&c, &to, &length);
     int threads = threads_set((int)o.threads, comm_local_size());
-    if (o.dry) {
-        if (comm->rank == 0)
+    if (o.dry || o.tune) {
+        if (!o.dry)
+            tune_measure(o.tune, &c, where.be, comm, &to);
+        else if (comm->rank == 0)
             print_plan(&c, &where, &to, &length, comm->size, valids.n > 0, &data);
         ckpt_close(base);
         data_free(&data);
@@ -393,8 +407,10 @@ static int run(int n_args, char **args)
     struct ckpt *from = resume_open_newest(comm, o.run, 1);
     if (from)
         resume_check_run(from, &c, &k.identity);
+    char *plans = tune_settle(comm, where.be, o.plans, from);
     if (comm->rank == 0)
-        write_record(k.dir, &c, &data);
+        write_record(k.dir, &c, &data, plans);
+    free(plans);
     struct trainer *t = k.t = trainer_create(&c, measured(where.be, comm), comm, &to);
     /* Until one is measured: 200 MB/s a rank. */
     deadline.save = (double)t->net->ps.slab * 12 / comm->size / 2e8;

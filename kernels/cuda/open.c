@@ -12,6 +12,7 @@
 #include "gemm.h"
 #include "kernels/device.h"
 #include "memory.h"
+#include "plans.h"
 #include "runtime.h"
 #ifndef SSM_EMULATE
 #include "links.h"
@@ -111,6 +112,8 @@ static struct backend table = {
     .cast = cuda_cast,
     .adamw = cuda_adamw,
     .sumsq = memory_sumsq,
+    .plans_take = gemm_plans_take,
+    .plans_tell = plans_tell,
 };
 
 #ifdef SSM_EMULATE
@@ -126,7 +129,7 @@ static bool take_gpu(const struct device_options *o, bool *absent)
     snprintf(about.name, sizeof about.name, "CUDA emulated on the CPU");
     about.peak[F32] = 1e9; /* made up, so that there is a share of it */
     about.peak[BF16] = 2e9;
-    return memory_begin(NULL) && gemm_begin(o->tf32);
+    return memory_begin(NULL) && gemm_begin(o->tf32, about.name);
 }
 
 #else
@@ -220,7 +223,7 @@ static bool take_gpu(const struct device_options *o, bool *absent)
     processors = p.multiProcessorCount;
     describe(&p, driver, o->tf32);
     stay_near(gpu);
-    if (!memory_begin(stream) || !gemm_begin(o->tf32)) {
+    if (!memory_begin(stream) || !gemm_begin(o->tf32, p.name)) {
         const char *why = memory_sync();
         snprintf(reason, sizeof reason, "GPU %d (%.80s): %.300s", gpu, p.name, why ? why : "did not start");
         return false;
