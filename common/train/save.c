@@ -341,6 +341,7 @@ static void load_mean(struct trainer *t, struct ckpt *c)
 
 void trainer_load(struct trainer *t, struct ckpt *c, enum trainer_part upto)
 {
+    t->net->be->join_downloads(); /* of a checkpoint */
     weights_load(t->net, c, "model", t->net->weights);
     net_refresh_half(t->net);
     if (upto < TRAINER_OPTIMIZER)
