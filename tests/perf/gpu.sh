@@ -2,9 +2,10 @@
 # gpu.sh - speed on a GPU, a line a figure in the form of tests/perf/h200.tsv
 # SPDX-License-Identifier: MIT
 #
-# usage: gpu.sh [ops|train|ranks]...      (all of them)
+# usage: gpu.sh [ops|train|tuned|ranks]...      (all of them)
 #   ops     tests/device --perf: each op beside the copy bandwidth and the matrix rate of the same run
 #   train   whole steps, bf16, no recompute: the median of the steps behind the tenth
+#   tuned   the same by measured algorithms of matrix products (ssmtrain --tune-gemm)
 #   ranks   the same on two GPUs, data parallel, beside one: batch of each GPU the same
 # Text is made up here; what a token is does not change the time. Environment: SSM_BIN, SSM_TESTS, MODELS (NAME:BATCH:TOKENS ...),
 # MPIEXEC, COMMIT, STEPS.
@@ -37,7 +38,7 @@ train_one() {
     shift 3
     rm -rf "$tmp/run"
     setsid "$@" "$SSM_BIN/ssmtrain" -q --device cuda --precision bf16 --model "$name" --batch "$batch" --seq-len "$len" --steps 1000 --warmup 2 --save-every 0 \
-        -o "$tmp/run" "$tmp/data" >&2 &
+        ${plans:+--gemm-plans "$plans"} -o "$tmp/run" "$tmp/data" >&2 &
     pid=$!
     while kill -0 $pid 2>/dev/null && [ "$(lines "$tmp/run/inc-0001/metrics.jsonl")" -lt "$steps" ]; do sleep 0.1; done
     [ -s "$tmp/run/inc-0001/metrics.jsonl" ] || { wait $pid || true; return 1; }
@@ -46,17 +47,22 @@ train_one() {
     sleep 1
 }
 
-[ $# -gt 0 ] || set -- ops train ranks
+[ $# -gt 0 ] || set -- ops train tuned ranks
 for part; do
+    plans=''
     case $part in
     ops) "$tests/device" --backend cuda --perf | while IFS= read -r l; do
             case $l in '#'*) echo "$l" ;; *) printf '%s\t%s\t%s\t%s\t%s\n' "$day" "${gpu:-no GPU}" "$commit" 'device --perf' "$l" ;; esac
         done ;;
-    train) for m in $models; do
+    train | tuned) for m in $models; do
             name=${m%%:*} rest=${m#*:}
+            if [ "$part" = tuned ]; then
+                plans=$tmp/$name.plans
+                "$SSM_BIN/ssmtrain" --device cuda --precision bf16 --model "$name" --batch "${rest%%:*}" --seq-len "${rest#*:}" --tune-gemm "$plans" "$tmp/data" >&2
+            fi
             train_one "$name" "${rest%%:*}" "${rest#*:}" env || { echo "# $m failed" >&2; continue; }
-            what="training step, $name, B${rest%%:*} x ${rest#*:}, bf16, no recompute"
-            command="gpu.sh train: ssmtrain --device cuda --precision bf16 --model $name --batch ${rest%%:*} --seq-len ${rest#*:}"
+            what="training step, $name, B${rest%%:*} x ${rest#*:}, bf16, no recompute${plans:+, measured products}"
+            command="gpu.sh $part: ssmtrain --device cuda --precision bf16 --model $name --batch ${rest%%:*} --seq-len ${rest#*:}"
             line "$command" "$what" "$(median tokens_per_s)" tokens/s
             line "$command" "$what" "$(median flops_per_s | awk '{ printf "%.1f", $1 / 1e12 }')" 'model TFLOP/s'
         done ;;
@@ -70,6 +76,6 @@ for part; do
         line "$command" "data parallel, $name, B${rest%%:*} x ${rest#*:} a GPU, one GPU" "$one" tokens/s
         line "$command" "data parallel, $name, B${rest%%:*} x ${rest#*:} a GPU, two GPUs" "$two" tokens/s
         line "$command" "data parallel, $name, two GPUs over one" "$(echo "$one $two" | awk '{ printf "%.3f", $2 / $1 }')" times ;;
-    *) echo "gpu.sh: '$part' is not one of ops, train, ranks" >&2; exit 2 ;;
+    *) echo "gpu.sh: '$part' is not one of ops, train, tuned, ranks" >&2; exit 2 ;;
     esac
 done
