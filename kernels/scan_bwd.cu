@@ -232,6 +232,7 @@ __device__ __forceinline__ void bwd_tokens(const P &at, int t0, unsigned resets,
         float ddt = (in.x * sum_g + 0.69314718f * sum_w) * in.slope;
         z.dbias += ddt;
         z.dD += in.dy * in.x;
+        __syncwarp(); /* all lanes of the channel have read the cell */
         if (at.sub == 0) {
             cells[t * row + at.channel].dt = in.dt * sum_g + D * in.dy;
             cells[t * row + at.channel].x = ddt;

@@ -12,7 +12,7 @@ tiny_text 60000 >text.txt
 model() {
     printf 'pattern = M\nd_model = %s\nn_heads = %s\nheaddim = 64\nn_groups = 8\nd_state = %s\nchunk = 128\ntied = true\n' "$1" "$2" "$3" >m.conf
 }
-train() { "$SSM_BIN/ssmtrain" -q --config m.conf --batch 1 --seq-len 262144 --steps 2 --lr 1e-3 --save-every 0 "$@" data; }
+train() { "$SSM_BIN/ssmtrain" -q --model ./m.conf --batch 1 --seq-len 262144 --steps 2 --lr 1e-3 --save-every 0 "$@" data; }
 loss() { sed 's/.*"loss":\([^,}]*\).*"grad_norm":\([^,}]*\).*/\1 \2/' "$1"/inc-0001/metrics.jsonl; }
 model 256 8 64
 ok 'd_model 256, fp32: losses and gradient norms of the CPU' 'train --device cuda --precision fp32 -o gpu && train --device cpu -o cpu && loss gpu >1 && loss cpu >2 && paste 1 2 &&

@@ -16,8 +16,8 @@ begin() { # TOOL OPTION...
     eval "$tool=$!"
 }
 begin memcheck
-begin racecheck --every 8
-begin initcheck --every 3
+begin racecheck --every 3
+begin initcheck
 for tool in memcheck racecheck initcheck; do
     eval "pid=\$$tool"
     # shellcheck disable=SC2154 # set by eval
