@@ -115,6 +115,7 @@ __global__ void __launch_bounds__(SCAN_THREADS) scan_fwd_kernel(const struct sca
                     four_tokens<PER, false>(mine + t4 * row, row, from, at.width, 0, A2, S, &sum_dt, y);
                 if (SUMMARY)
                     continue;
+                __syncwarp(); /* all lanes of the channel have read the cells */
                 if constexpr (LANES == 4)
                     mine[(t4 + at.sub) * row].dt = sum_four(y, at.sub);
                 else

@@ -120,8 +120,9 @@ static bool describe(struct plan *p)
         SET_OP(p, CUBLASLT_MATMUL_DESC_EPILOGUE, epilogue);
         SET_OP(p, CUBLASLT_MATMUL_DESC_BIAS_BATCH_STRIDE, k->step_bias);
     }
-    if (k->processors < cuda_processors())
-        SET_OP(p, CUBLASLT_MATMUL_DESC_SM_COUNT_TARGET, k->processors);
+    int32_t processors = (int32_t)k->processors;
+    if (processors < cuda_processors())
+        SET_OP(p, CUBLASLT_MATMUL_DESC_SM_COUNT_TARGET, processors);
     p->a = k->trans_b ? layout(k->in, k->K, k->N, k->ldb, batch, k->step_b) : layout(k->in, k->N, k->K, k->ldb, batch, k->step_b);
     p->b = k->trans_a ? layout(k->in, k->M, k->K, k->lda, batch, k->step_a) : layout(k->in, k->K, k->M, k->lda, batch, k->step_a);
     p->c = layout(k->out, k->N, k->M, k->ldc, batch, k->step_c);

@@ -24,6 +24,6 @@ for tool in memcheck racecheck initcheck; do
     wait "$pid"
     # shellcheck disable=SC2034
     code=$?
-    ok "$tool" '[ $code -eq 0 ] || { tail -n 30 '$tool'.out; false; }'
+    ok "$tool" '[ $code -eq 0 ] || { sed "s/+0x[0-9a-f]* in/ in/; s/\[[0-9]* hazards\]//" '$tool'.out | sort | uniq -c | sort -rn | cut -c1-300 | head -n 40; false; }'
 done
 done_testing
