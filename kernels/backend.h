@@ -322,7 +322,7 @@ struct adamw {
 
 /* What a device is. Rates are the vendor's for dense products, 0 where not known. */
 struct device_info {
-    char name[128];             /* "NVIDIA H200, driver 580.159, CUDA 13.0" */
+    char name[128];             /* "NVIDIA H200, 143155 MiB, CUDA 13.0, cuDNN 9.14" */
     int64_t memory_total, memory_free; /* bytes; 0: not known */
     double peak[3];             /* FLOP/s by enum dtype; F32: as this backend multiplies floats (TF32 or not) */
     double bandwidth;           /* bytes/s of device memory */
@@ -433,7 +433,8 @@ struct backend {
 
     /* Both NULL where there is nothing to choose. Take: products go by this text from now on; those that it lacks
      * by the library's first choice. NULL: each product that is met for the first time is measured, which waits and
-     * takes memory, and goes by the fastest. Tell: what was measured since, as such a text, until the next call. */
+     * takes memory, and goes by the fastest. Tell: what was measured since, as such a text, until the next call;
+     * NULL: no memory. */
     enum plans_fit (*plans_take)(const char *text, const char **why);
     const char *(*plans_tell)(struct plans_sum *sum);
     const struct links *links;                  /* NULL: device memory is host memory, MPI serves it */

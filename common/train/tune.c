@@ -60,6 +60,8 @@ void tune_measure(const char *path, const struct config *c, const struct backend
     train_once(c, be, comm, to);
     const char *text = be->plans_tell(&sum);
     out_abort(probe);
+    if (!text)
+        die("'%s': no memory for the text", path);
     out_write_file(path, text, strlen(text), false);
     double saved = sum.first_ms > 0 ? 1 - sum.best_ms / sum.first_ms : 0;
     note(1, "%lld matrix products measured; a micro-batch spends %.3f ms in them by the first choices, %.3f ms "

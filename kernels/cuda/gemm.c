@@ -30,7 +30,7 @@ struct plan {
 };
 
 static cublasLtHandle_t lt;
-static cublasComputeType_t compute_f32;
+static bool has_tf32;
 static void *workspace, *bias_room;
 static struct plan plans[PLANS];
 
@@ -50,7 +50,7 @@ bool gemm_begin(bool tf32, const char *gpu)
     if (!e)
         e = cudaMalloc(&bias_room, BIAS_ROOM);
     cuda_note("room for matrix products", e);
-    compute_f32 = tf32 ? CUBLAS_COMPUTE_32F_FAST_TF32 : CUBLAS_COMPUTE_32F;
+    has_tf32 = tf32;
     return !e && good(cublasLtCreate(&lt));
 }
 
@@ -111,7 +111,7 @@ static bool describe(struct plan *p)
     const struct plans_key *k = &p->key;
     int32_t batch = (int32_t)k->batch;
     cublasOperation_t op_a = k->trans_b ? CUBLAS_OP_T : CUBLAS_OP_N, op_b = k->trans_a ? CUBLAS_OP_T : CUBLAS_OP_N;
-    if (!good(cublasLtMatmulDescCreate(&p->op, k->in == BF16 ? CUBLAS_COMPUTE_32F : compute_f32, CUDA_R_32F)))
+    if (!good(cublasLtMatmulDescCreate(&p->op, k->tf32 ? CUBLAS_COMPUTE_32F_FAST_TF32 : CUBLAS_COMPUTE_32F, CUDA_R_32F)))
         return false;
     SET_OP(p, CUBLASLT_MATMUL_DESC_TRANSA, op_a);
     SET_OP(p, CUBLASLT_MATMUL_DESC_TRANSB, op_b);
@@ -170,10 +170,13 @@ static bool usable(const struct plans_choice *c)
     uint32_t reduction = 0;
     size_t written;
     memcpy(&p.algo, c->algo, sizeof p.algo);
-    bool ok = describe(&p) && !cublasLtMatmulAlgoCheck(lt, p.op, p.a, p.b, p.c, p.c, &p.algo, &found) &&
-              found.workspaceSize <= workspace_bytes &&
-              !cublasLtMatmulAlgoConfigGetAttribute(&p.algo, CUBLASLT_ALGO_CONFIG_REDUCTION_SCHEME, &reduction,
-                                                    sizeof reduction, &written);
+    bool ok = describe(&p);
+    if (ok && c->key.bias)
+        SET_OP(&p, CUBLASLT_MATMUL_DESC_BIAS_POINTER, bias_room); /* one may be asked for */
+    ok = ok && !cublasLtMatmulAlgoCheck(lt, p.op, p.a, p.b, p.c, p.c, &p.algo, &found) &&
+         found.workspaceSize <= workspace_bytes &&
+         !cublasLtMatmulAlgoConfigGetAttribute(&p.algo, CUBLASLT_ALGO_CONFIG_REDUCTION_SCHEME, &reduction,
+                                               sizeof reduction, &written);
     forget(&p);
     return ok && (reduction & ~(uint32_t)CUBLASLT_REDUCTION_SCHEME_COMPUTE_TYPE) == 0;
 }
@@ -238,6 +241,8 @@ static double time_of(const struct plan *p, const struct operands *o, const cubl
         if (!e)
             e = cudaEventElapsedTime(&ms[i], from, to);
     }
+    if (!serves)
+        cudaGetLastError(); /* that was an answer */
     cuda_note("measuring a matrix product", e);
     cudaEventDestroy(from);
     cudaEventDestroy(to);
@@ -300,7 +305,7 @@ void cuda_matmul(const struct matmul *m)
         cuda_fault("matmul", "add", "has not the row distance of c");
     if (m->M < 1 || m->N < 1 || m->K < 1)
         return;
-    struct plans_key k = plans_key_of(m, compute_f32 == CUBLAS_COMPUTE_32F_FAST_TF32, cuda_processors_left());
+    struct plans_key k = plans_key_of(m, has_tf32, cuda_processors_left());
     struct plan *p = plan_of(&k);
     if (!p)
         return;

@@ -108,7 +108,7 @@ const char *plans_tell(struct plans_sum *sum)
     *sum = (struct plans_sum){ .products = n_choices };
     FILE *f = open_memstream(&text, &bytes);
     if (!f)
-        return "";
+        return NULL;
     fprintf(f, TITLE "\n%s\n# in, out: 0 fp32, 1 bf16; ms: of one call\n", made_by);
     print_names(f);
     fputc('\n', f);
@@ -117,8 +117,7 @@ const char *plans_tell(struct plans_sum *sum)
         sum->first_ms += (double)book[i].calls * book[i].first_ms;
         sum->best_ms += (double)book[i].calls * book[i].best_ms;
     }
-    fclose(f);
-    return text;
+    return fclose(f) == 0 ? text : NULL;
 }
 
 /* ---- and back ---- */

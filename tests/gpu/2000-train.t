@@ -42,10 +42,10 @@ for m in mamba2-demo mamba-demo hybrid-demo gpt-demo griffin-demo; do
     rm -rf ./*.bf16 ./*.again ./*.two ./*.fp32 ./*.res ./*.tf32 ./*.cpu ./*.rec ./*.x
 done
 ok 'algorithms of matrix products that were measured: the same bits twice, stopped and gone on; near the first choices' '
-    train hybrid-demo --device cuda --tune-gemm plans.tsv && cat plans.tsv && train hybrid-demo --device cuda --gemm-plans plans.tsv -o tuned 2>err && [ ! -s err ] &&
-    train hybrid-demo --device cuda --gemm-plans plans.tsv -o tuned.again && same tuned tuned.again &&
-    must_exit 75 train hybrid-demo --device cuda --gemm-plans plans.tsv --stop-at 15 -o tuned.two && train hybrid-demo --device cuda -o tuned.two && same tuned tuned.two &&
-    train hybrid-demo --device cuda -o first && gap tuned first $steps 0.05'
+    train griffin-demo --device cuda --tune-gemm plans.tsv && cat plans.tsv && train griffin-demo --device cuda --gemm-plans plans.tsv -o tuned 2>err && [ ! -s err ] &&
+    train griffin-demo --device cuda --gemm-plans plans.tsv -o tuned.again && same tuned tuned.again &&
+    must_exit 75 train griffin-demo --device cuda --gemm-plans plans.tsv --stop-at 15 -o tuned.two && train griffin-demo --device cuda -o tuned.two && same tuned tuned.two &&
+    train griffin-demo --device cuda -o first && gap tuned first $steps 0.05'
 ok 'documents with their state, in a stream' 'train mamba2-demo --device cuda --precision bf16 --order stream -o stream &&
     must_exit 75 train mamba2-demo --device cuda --precision bf16 --order stream --stop-at 20 -o stream2 &&
     train mamba2-demo --device cuda --precision bf16 --order stream -o stream2 && same stream stream2'
