@@ -246,6 +246,9 @@ void trainer_save_begin(struct trainer *t, const char *dir, struct attrs *state,
     bool apart = background && ckpt_may_thread();
     if (trainer_save_copies(t->net->be, t->opt.precision, apart))
         take_copy(t, &s->list);
+    const char *fault = apart ? NULL : t->net->be->sync(); /* apart, the next step looks */
+    if (fault)
+        die("'%s': the device's memory cannot be copied: %s", dir, fault);
     if (apart)
         s->threaded = pthread_create(&s->thread, NULL, write_apart, s) == 0;
     if (!s->threaded) { /* or no thread can be had */
