@@ -263,7 +263,7 @@ check-slurm: deps
 SLURM_LONG := tests/slurm/9000-kills.t
 # What only a GPU can show: there (a build machine without one packs 'make bundle', whose './run check-gpu' does the same).
 check-gpu: tools tests
-	@$(TEST_ENV) SSM_CUDA= prove -j4 --timer $(sort $(wildcard tests/gpu/*.t))
+	@$(TEST_ENV) SSM_CUDA= prove -j4 --rules 'seq=tests/gpu/{1000,2500}*.t' --rules 'par=**' --timer $(sort $(wildcard tests/gpu/*.t))
 check-slurm-long: check-slurm
 	@$(TEST_ENV) prove -v --timer $(SLURM_LONG)
 

@@ -4,7 +4,7 @@
  * The formulas are conv1d.c's. A thread has N neighbouring channels and walks down a stretch of one sequence;
  * the W-1 inputs before the token stand in registers, so that x is read once (but for W-1 tokens where
  * stretches meet, which are in the cache). A block is 32 threads along the channels by 4 stretches. Tokens
- * are worked at in groups, unrolled, while the next groups come into a ring in shared memory, of which each
+ * are worked at in groups, unrolled, while the next group comes into a ring in shared memory, of which each
  * thread has its own part. A group whose tokens have all taps looks at neither documents nor halo. Backward
  * makes g = dy act'(...) once per token and adds it to the W unfinished dx that it reaches, also in
  * registers; it walks W-1 tokens beyond the stretch, whose g reach back into it. Sums for dw and dbias stand

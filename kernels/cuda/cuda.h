@@ -1,8 +1,8 @@
 /* cuda.h - what the files of the CUDA backend share: op names, errors, the stream
  * SPDX-License-Identifier: MIT
  *
- * Ops are begun on one stream and return at once; nothing but sync(), download(), between() and sumsq() waits. An
- * error is kept until sync() tells it.
+ * Ops are begun on one stream and return at once; nothing but sync(), download(), wait_downloads(), between() and sumsq()
+ * waits, and matmul while products are measured. An error is kept until sync() tells it.
  */
 #ifndef SSM_CUDA_H
 #define SSM_CUDA_H
