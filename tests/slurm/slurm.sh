@@ -30,7 +30,7 @@ if [ -z "${LAB_INSIDE:-}" ]; then
         echo "skipped: ${0##*/}: $why" >&2 # prove shows this, and not the line above
         exit 0
     fi
-    exec timeout "${patience:-330}" sh "$lab" with "${nodes:-3}" sh "${lab%/*}/${0##*/}"
+    exec timeout "${patience:-500}" sh "$lab" with "${nodes:-3}" sh "${lab%/*}/${0##*/}"
 fi
 lab="sh ${0%/*}/lab.sh"
 top=$(cd "${0%/*}/../.." && pwd)
