@@ -234,7 +234,8 @@ demo: deps
 
 PROVE := prove -j2 --timer
 # Tests take the emulation for the device, also where there is a GPU; those of tests/gpu do not.
-TEST_ENV = SSM_CUDA=$(abspath $(EMULATED)) SSM_BIN=$(abspath $O)/bin SSM_TESTS=$(abspath $O)/tests SSM_TOP=$(CURDIR) SSM_PLUGIN=$(abspath $O)/lib OMP_NUM_THREADS=2
+# Two tests at a time have two threads each: those that wait must leave the cores to those that work.
+TEST_ENV = SSM_CUDA=$(abspath $(EMULATED)) SSM_BIN=$(abspath $O)/bin SSM_TESTS=$(abspath $O)/tests SSM_TOP=$(CURDIR) SSM_PLUGIN=$(abspath $O)/lib OMP_NUM_THREADS=2 OMP_WAIT_POLICY=passive
 
 check: deps
 	+@$(MAKE) WERROR=1 tools tests
