@@ -119,7 +119,7 @@ int main(int argc, char **argv)
         comm_agree(c, c->rank == c->size - 1 ? EXIT_STAY : EXIT_FAILED) != EXIT_STAY)
         die("agreement");
     if (argc > 1 && strcmp(argv[1], "die") == 0 && c->rank == c->size - 1)
-        die("on purpose");
+        die_code(EXIT_STAY, "on purpose");
     if (argc > 1)
         comm_barrier(c);
     if (c->rank == 0)
