@@ -21,9 +21,10 @@
  *   the same struct and number of threads. It may hold anything. Ops allocate nothing, keep nothing,
  *   and call nothing above them. Tensors overlap only where a field says "may be".
  *   Dtypes: the activations of one call, and the matrices that they meet, have one dtype, but for the residual stream
- *   (matmul's c and add, norm's x and dx, embed's y and dy), which may be F32 beside activations in less. What is saved beside activations (rstd, lse, ...), states, halos, other parameters and all gradients of parameters are F32.
- *   Accumulation is in fp32 or better. For the same shapes, pointers' alignment aside, and the same
- *   number of threads an op returns the same bits: no atomics, fixed reduction order.
+ *   (matmul's c and add, norm's x and dx, embed's y and dy), which may be F32 beside activations in less. What is
+ *   saved beside activations (rstd, lse, ...), states, halos, other parameters and all gradients of parameters are
+ *   F32. Accumulation is in fp32 or better. For the same shapes, pointers' alignment aside, and the same number of
+ *   threads an op returns the same bits: no atomics, fixed reduction order.
  *
  * To add an op: (1) its struct and formula here, (2) its slots in struct backend, (3) kernels/OP.c,
  * (4) the line in kernels/cpu.c, (5) its cases in tests/ops.c: against a naive double-precision

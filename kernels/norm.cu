@@ -49,6 +49,19 @@ template <int N, int K> struct row_weights {
     }
 };
 
+/* Pack c of row m of y, of x in v. The mean comes in two parts, of which the second mends the first's rounding. */
+template <class Y, int N, bool FULL>
+__device__ __forceinline__ void write_pack(const struct norm &a, int64_t m, int c, float (&v)[N], const float (&w)[N],
+                                           float mean, float rest, float r)
+{
+    float bias[N] = {};
+    if (FULL && a.bias.data)
+        read_floats(bias, (const float *)a.bias.data + (int64_t)c * N);
+    for (int k = 0; k < N; k++)
+        v[k] = w[k] * (FULL ? (v[k] - mean - rest) * r : v[k] * r) + (FULL ? bias[k] : 0.0f);
+    write_floats((Y *)a.y.data + m * a.y.ld + (int64_t)c * N, v);
+}
+
 /* FULL: LayerNorm or a bias; else RMSNorm without. */
 template <class X, class Y, int N, int K, bool FULL>
 __global__ void __launch_bounds__(ROW_THREADS, K ? 2 : 1) norm_fwd_kernel(struct norm a)
@@ -103,16 +116,12 @@ __global__ void __launch_bounds__(ROW_THREADS, K ? 2 : 1) norm_fwd_kernel(struct
         }
         for (int i = 0; i < turns; i++) {
             int c = threadIdx.x + i * blockDim.x;
-            float w[N], bias[N] = {};
+            float w[N];
             if (c >= packs)
                 break;
             weight.get(a, w, i);
-            if (FULL && a.bias.data)
-                read_floats(bias, (const float *)a.bias.data + (int64_t)c * N);
             x.get(v, i);
-            for (int k = 0; k < N; k++)
-                v[k] = w[k] * (FULL ? (v[k] - mean - rest) * r : v[k] * r) + (FULL ? bias[k] : 0.0f);
-            write_floats((Y *)a.y.data + m * a.y.ld + (int64_t)c * N, v);
+            write_pack<Y, N, FULL>(a, m, c, v, w, mean, rest, r);
         }
     }
 }
@@ -165,16 +174,12 @@ __global__ void __launch_bounds__(32 * SHORT_ROWS) norm_short_kernel(struct norm
     UNROLL
     for (int i = 0; i < K; i++) {
         int c = threadIdx.x + i * 32;
-        float w[N], bias[N] = {};
+        float w[N];
         if (c >= packs)
             break;
         weights(a, w, c);
-        if (FULL && a.bias.data)
-            read_floats(bias, (const float *)a.bias.data + (int64_t)c * N);
         x.get(v, i);
-        for (int k = 0; k < N; k++)
-            v[k] = w[k] * (FULL ? (v[k] - mean - rest) * r : v[k] * r) + (FULL ? bias[k] : 0.0f);
-        write_floats((Y *)a.y.data + m * a.y.ld + (int64_t)c * N, v);
+        write_pack<Y, N, FULL>(a, m, c, v, w, mean, rest, r);
     }
 }
 

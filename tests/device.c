@@ -175,8 +175,8 @@ int main(int argc, char **argv)
             name = argv[++i];
         else if (strcmp(argv[i], "--only") == 0 && i + 1 < argc)
             only = argv[++i];
-        else if (strcmp(argv[i], "--every") == 0 && i + 1 < argc && atoi(argv[i + 1]) > 0)
-            trial_every = atoi(argv[++i]);
+        else if (strcmp(argv[i], "--every") == 0 && i + 1 < argc && strtol(argv[i + 1], NULL, 10) > 0)
+            trial_every = (int)strtol(argv[++i], NULL, 10);
         else if (strcmp(argv[i], "--huge") == 0)
             huge = true;
         else if (strcmp(argv[i], "--perf") == 0)
