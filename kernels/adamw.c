@@ -1,4 +1,4 @@
-/* adamw.c - AdamW update and the sum of squares for clipping
+/* adamw.c - the end of a step: sums of losses and squares, the verdict on them, the AdamW update
  * SPDX-License-Identifier: MIT
  *
  *   g = grad gscale;  m = b1 m + (1-b1) g;  v = b2 v + (1-b2) g^2
@@ -36,12 +36,14 @@ void cpu_adamw(const struct adamw *a)
     float lr_m = (float)(a->lr / (1.0 - pow(a->beta1, (double)a->step)));
     float scale_v = (float)(1.0 / (1.0 - pow(a->beta2, (double)a->step)));
     float lr_p = (float)(a->lr * a->decay);
-    float eps = (float)a->eps, gscale = (float)a->gscale, c_ema = (float)(1.0 - a->ema_decay);
+    float eps = (float)a->eps, gscale = a->gscale ? *a->gscale : 1, c_ema = (float)(1.0 - a->ema_decay);
 
     if (a->step < 1)
         cpu_fault("adamw", "step", "is less than 1");
     if (a->half)
         cpu_fault("adamw", "half", "is given, and the CPU serves F32 only");
+    if (gscale == 0)
+        return;
 #pragma omp parallel
     {
         unsigned mode = cpu_flush_begin();
@@ -83,22 +85,42 @@ void cpu_adamw(const struct adamw *a)
     }
 }
 
-double cpu_sumsq(const float *p, int64_t n)
+static double sum_of(const float *x, int64_t n, bool square)
 {
-    double part[64], sum = 0;
-    int64_t each = cpu_piece(n, BLOCK), pieces = cpu_ceil(n, each);
+    double s = 0;
+
+    if (square)
+#pragma omp simd reduction(+ : s)
+        for (int64_t i = 0; i < n; i++)
+            s += (double)x[i] * (double)x[i];
+    else
+#pragma omp simd reduction(+ : s)
+        for (int64_t i = 0; i < n; i++)
+            s += (double)x[i];
+    return s;
+}
+
+void cpu_total(const struct total *a)
+{
+    double part[64], sum = a->add ? *a->sum : 0;
+    int64_t each = cpu_piece(a->n, BLOCK), pieces = cpu_ceil(a->n, each);
 
 #pragma omp parallel for schedule(static)
-    for (int64_t k = 0; k < pieces; k++) {
-        int64_t i1 = cpu_min(n, (k + 1) * each);
-        double s = 0;
-
-#pragma omp simd reduction(+ : s)
-        for (int64_t i = k * each; i < i1; i++)
-            s += (double)p[i] * (double)p[i];
-        part[k] = s;
-    }
+    for (int64_t k = 0; k < pieces; k++)
+        part[k] = sum_of(a->x + k * each, cpu_min(each, a->n - k * each), a->square);
     for (int64_t k = 0; k < pieces; k++)
         sum += part[k];
-    return sum;
+    *a->sum = sum;
+}
+
+void cpu_judge(const struct judge *a)
+{
+    struct verdict v = { 0, sqrt(a->seen[1]) / a->count, 0 };
+
+    for (int64_t r = 0; r < a->ranks; r++)
+        v.loss += a->seen[2 * r];
+    v.loss /= a->count;
+    if (isfinite(v.loss) && isfinite(v.norm) && (float)v.loss <= a->loss_limit && (float)v.norm <= a->norm_limit)
+        v.gscale = (float)((a->clip > 0 && v.norm > a->clip ? a->clip / v.norm : 1) / a->count);
+    *a->verdict = v;
 }

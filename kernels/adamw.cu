@@ -1,8 +1,9 @@
-/* adamw.cu - AdamW update of a slab, and the sum of squares for clipping, on the GPU
+/* adamw.cu - the end of a step on the GPU: sums of losses and squares, the verdict on them, the AdamW update
  * SPDX-License-Identifier: MIT
  *
  * Formulas: adamw.c; the scalars are made in double, once. A thread takes four elements, which share a byte of the
- * mask: 16 bytes read and 12 written an element, 2 more for the copy in bf16, 8 more for the running mean.
+ * mask: 16 bytes read and 12 written an element, 2 more for the copy in bf16, 8 more for the running mean. The verdict is made
+ * here, in the doubles and the order of the CPU's, so that the update does not wait for the host.
  */
 #include "device.cuh"
 
@@ -11,12 +12,13 @@ namespace {
 enum { THREADS = 256 };
 
 struct scalars {
-    float b1, c1, b2, c2, lr_m, scale_v, lr_p, eps, gscale, c_ema;
+    float b1, c1, b2, c2, lr_m, scale_v, lr_p, eps, c_ema;
 };
 
-__device__ __forceinline__ float updated(const scalars &s, float shrink, float grad, float p, float *m, float *v)
+__device__ __forceinline__ float updated(const scalars &s, float gscale, float shrink, float grad, float p, float *m,
+                                         float *v)
 {
-    float g = grad * s.gscale;
+    float g = grad * gscale;
 
     *m = s.b1 * *m + s.c1 * g;
     *v = s.b2 * *v + s.c2 * g * g;
@@ -25,15 +27,16 @@ __device__ __forceinline__ float updated(const scalars &s, float shrink, float g
 
 template <int N>
 __global__ void __launch_bounds__(THREADS)
-    adamw_kernel(scalars s, int64_t n, const uint8_t *mask, const float *grad, float *p, float *m, float *v, float *ema,
-                 bf16 *half)
+    adamw_kernel(scalars s, const float *scale, int64_t n, const uint8_t *mask, const float *grad, float *p, float *m,
+                 float *v, float *ema, bf16 *half)
 {
     int64_t i = ((int64_t)blockIdx.x * THREADS + threadIdx.x) * N;
 
     if (i >= n)
         return;
     int what = mask ? mask[i / 16] : ADAMW_UPDATE | ADAMW_DECAY;
-    if (!(what & ADAMW_UPDATE))
+    float gscale = scale ? *scale : 1.0f;
+    if (!(what & ADAMW_UPDATE) || gscale == 0.0f)
         return;
     auto gs = load_pack<float, N>(grad + i), ps = load_pack<float, N>(p + i), ms = load_pack<float, N>(m + i),
          vs = load_pack<float, N>(v + i);
@@ -44,7 +47,7 @@ __global__ void __launch_bounds__(THREADS)
     float shrink = what & ADAMW_DECAY ? s.lr_p : 0.0f;
 #pragma unroll
     for (int k = 0; k < N; k++) {
-        ps.v[k] = updated(s, shrink, gs.v[k], ps.v[k], &ms.v[k], &vs.v[k]);
+        ps.v[k] = updated(s, gscale, shrink, gs.v[k], ps.v[k], &ms.v[k], &vs.v[k]);
         es.v[k] += s.c_ema * (ps.v[k] - es.v[k]);
         hs.v[k] = from_float<bf16>(ps.v[k]);
     }
@@ -64,17 +67,33 @@ template <int N> void launch(const struct adamw *a, const scalars &s, int64_t fi
 {
     if (n <= 0)
         return;
-    LAUNCH((adamw_kernel<N>), (unsigned)ceil_div(n / N, THREADS), THREADS, 0, s, n, a->mask ? a->mask + first / 16 : nullptr,
+    LAUNCH((adamw_kernel<N>), (unsigned)ceil_div(n / N, THREADS), THREADS, 0, s, a->gscale, n, a->mask ? a->mask + first / 16 : nullptr,
            a->grad + first, a->p + first, a->m + first, a->v + first, a->ema ? a->ema + first : nullptr,
            a->half ? (bf16 *)a->half + first : nullptr);
 }
 
+/* A block's sum; of all its threads, in the first. */
+__device__ __forceinline__ double block_sum(double x)
+{
+    __shared__ double room[THREADS / 32];
+
+    for (int k = 16; k > 0; k >>= 1)
+        x += __shfl_xor_sync(0xffffffffu, x, k);
+    if (threadIdx.x % 32 == 0)
+        room[threadIdx.x / 32] = x;
+    __syncthreads();
+    x = 0;
+    for (int w = 0; w < THREADS / 32; w++)
+        x += room[w];
+    return x;
+}
+
 /* Each block goes through the array in steps of all blocks; x^2 is exact in double. */
-template <int N> __global__ void __launch_bounds__(THREADS) sumsq_kernel(const float *p, int64_t n, double *part)
+template <int N, bool SQUARE>
+__global__ void __launch_bounds__(THREADS) sum_kernel(const float *p, int64_t n, double *part)
 {
     enum { PACKS = 4 };
-    __shared__ double room[THREADS / 32];
-    const int64_t step = (int64_t)CUDA_SUMSQ_PARTS * THREADS;
+    const int64_t step = (int64_t)CUDA_TOTAL_PARTS * THREADS;
     int64_t packs = n / N, i = (int64_t)blockIdx.x * THREADS + threadIdx.x;
     double sum = 0;
 
@@ -90,23 +109,49 @@ template <int N> __global__ void __launch_bounds__(THREADS) sumsq_kernel(const f
         for (int k = 0; k < PACKS; k++)
 #pragma unroll
             for (int j = 0; j < N; j++)
-                sum += (double)x[k].v[j] * (double)x[k].v[j];
+                sum += (double)x[k].v[j] * (SQUARE ? (double)x[k].v[j] : 1.0);
     }
     if (blockIdx.x == 0 && threadIdx.x < n % N) {
         double x = p[packs * N + threadIdx.x];
-        sum += x * x;
+        sum += x * (SQUARE ? x : 1.0);
     }
-    for (int k = 16; k > 0; k >>= 1)
-        sum += __shfl_xor_sync(0xffffffffu, sum, k);
-    if (threadIdx.x % 32 == 0)
-        room[threadIdx.x / 32] = sum;
-    __syncthreads();
-    if (threadIdx.x > 0)
-        return;
-    sum = 0;
-    for (int w = 0; w < THREADS / 32; w++)
-        sum += room[w];
-    part[blockIdx.x] = sum;
+    sum = block_sum(sum);
+    if (threadIdx.x == 0)
+        part[blockIdx.x] = sum;
+}
+
+/* One block adds the parts up. */
+__global__ void __launch_bounds__(THREADS) sum_parts_kernel(const double *part, bool add, double *to)
+{
+    double sum = 0;
+
+    for (int i = threadIdx.x; i < CUDA_TOTAL_PARTS; i += THREADS)
+        sum += part[i];
+    sum = block_sum(sum);
+    if (threadIdx.x == 0)
+        *to = add ? *to + sum : sum;
+}
+
+template <int N> void launch_sum(const struct total *a, double *part)
+{
+    if (a->square)
+        LAUNCH((sum_kernel<N, true>), CUDA_TOTAL_PARTS, THREADS, 0, a->x, a->n, part);
+    else
+        LAUNCH((sum_kernel<N, false>), CUDA_TOTAL_PARTS, THREADS, 0, a->x, a->n, part);
+}
+
+__device__ __forceinline__ bool is_finite(double x) { return x - x == 0; }
+
+__global__ void judge_kernel(struct judge a)
+{
+    struct verdict v = { 0, sqrt(a.seen[1]) / a.count, 0 };
+
+    for (int64_t r = 0; r < a.ranks; r++)
+        v.loss += a.seen[2 * r];
+    v.loss /= a.count;
+    if (is_finite(v.loss) && is_finite(v.norm) && (float)v.loss <= a.loss_limit && (float)v.norm <= a.norm_limit)
+        v.gscale = (float)((a.clip > 0 && v.norm > a.clip ? a.clip / v.norm : 1) / a.count);
+    *a.verdict = v;
 }
 
 }
@@ -127,7 +172,6 @@ void cuda_adamw(const struct adamw *a)
     s.scale_v = (float)(1.0 / (1.0 - pow(a->beta2, (double)a->step)));
     s.lr_p = (float)(a->lr * a->decay);
     s.eps = (float)a->eps;
-    s.gscale = (float)a->gscale;
     s.c_ema = (float)(1.0 - a->ema_decay);
     bool wide = aligned(a->grad, 16) && aligned(a->p, 16) && aligned(a->m, 16) && aligned(a->v, 16) &&
                 aligned(a->ema, 16) && aligned(a->half, 8);
@@ -136,10 +180,15 @@ void cuda_adamw(const struct adamw *a)
     launch<1>(a, s, whole, a->n - whole);
 }
 
-void cuda_sumsq_parts(const float *p, int64_t n, double *part)
+void cuda_total(const struct total *a)
 {
-    if (aligned(p, 16))
-        LAUNCH((sumsq_kernel<4>), CUDA_SUMSQ_PARTS, THREADS, 0, p, n, part);
+    double *part = cuda_total_parts();
+
+    if (aligned(a->x, 16))
+        launch_sum<4>(a, part);
     else
-        LAUNCH((sumsq_kernel<1>), CUDA_SUMSQ_PARTS, THREADS, 0, p, n, part);
+        launch_sum<1>(a, part);
+    LAUNCH(sum_parts_kernel, 1, THREADS, 0, part, a->add, a->sum);
 }
+
+void cuda_judge(const struct judge *a) { LAUNCH(judge_kernel, 1, 1, 0, *a); }

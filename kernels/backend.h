@@ -306,16 +306,41 @@ struct cast {
     struct tensor y;            /* = [M,D] */
 };
 
+/* The sum of an array, or of its squares, in double. */
+struct total {
+    int64_t n;
+    bool square, add;
+    const float *x;             /* [n] */
+    double *sum;                /* = [1], with add += */
+};
+
+/* Whether an update is made of the gradients, and by what they are multiplied, from what the ranks have seen:
+ *   loss = sum_r seen[r,0] / count;  norm = sqrt(seen[0,1]) / count
+ *   gscale = min(1, clip / norm) / count, or 0 where loss or norm is not finite or, as a float, above its limit */
+struct verdict {
+    double loss, norm;
+    float gscale;               /* 0: no update */
+};
+struct judge {
+    int64_t ranks;
+    double count;               /* of what the losses are summed over */
+    double clip;                /* the largest norm; 0: any */
+    float loss_limit, norm_limit; /* INFINITY: none */
+    const double *seen;         /* [ranks,2] sums of losses, and of the gradients' squares */
+    struct verdict *verdict;    /* = [1] */
+};
+
 /* AdamW (Loshchilov & Hutter 2019, alg. 2) on n elements; step counts from 1:
  *   g = grad gscale;  m = b1 m + (1-b1) g;  v = b2 v + (1-b2) g^2
  *   p = p - lr ( (m/(1-b1^step)) / (sqrt(v/(1-b2^step)) + eps) + decay p )
  * and, where ema is not NULL, the running mean of the new p: ema = ema_decay ema + (1-ema_decay) p; where half is
- * not NULL, it becomes the new p in bf16. One call serves a whole slab of tensors. */
+ * not NULL, it becomes the new p in bf16. One call serves a whole slab of tensors. Where *gscale is 0 nothing changes. */
 enum { ADAMW_UPDATE = 1, ADAMW_DECAY = 2 };
 struct adamw {
     int64_t n, step;
-    double lr, beta1, beta2, eps, decay, gscale, ema_decay;
+    double lr, beta1, beta2, eps, decay, ema_decay;
     const uint8_t *mask;        /* [ceil(n/16)] what is done to each 16 elements; NULL: both. Others stand still */
+    const float *gscale;        /* [1]; NULL: 1 */
     const float *grad;
     float *p, *m, *v, *ema;     /* updated in place */
     void *half;                 /* [n] bf16 or NULL */
@@ -362,7 +387,9 @@ struct plans_sum {
     double first_ms, best_ms;   /* of all their calls, by the library's first choices and by the fastest */
 };
 
-#define BACKEND_VERSION 5
+#define BACKEND_VERSION 6
+
+enum { ASK_MOST = 4096 };
 
 struct backend {
     int version;
@@ -374,6 +401,10 @@ struct backend {
     void (*free)(void *p);
     void (*upload)(void *dev, const void *host, size_t bytes);
     void (*download)(void *host, const void *dev, size_t bytes);
+    /* The same in two halves, of ASK_MOST bytes at most: the first asks for what it is now, the second waits for that
+     * alone, not for the ops that stand between. Nothing else may stand there. */
+    void (*ask)(const void *dev, size_t bytes);
+    void (*answer)(void *host);
     /* The same beside what the device is given next. `host` is memory of host_alloc(), which may hold anything, is slow to be
      * had, and is NULL when there is none. The copy begins after all that the device was given before. `dev` may change after
      * join_downloads(): what the device is given next waits for all copies that were begun, the host does not.
@@ -386,9 +417,10 @@ struct backend {
     const char *(*wait_downloads)(void);
     void (*copy)(void *dst, const void *src, size_t bytes);
     void (*zero)(void *p, size_t bytes);
-    const char *(*sync)(void);                  /* NULL, or the text of the first error since the last call */
+    const char *(*fault)(void);                 /* NULL, or the text of the first error since the last call, as far as it is known */
+    const char *(*sync)(void);                  /* the same, of all that the device was given: waits */
     void (*info)(struct device_info *);
-    int (*mark)(void);                          /* a point between two calls; the number of marks is limited to 4096, */
+    int (*mark)(void);                          /* a point between two calls; the number of marks is limited to 65536, */
     double (*between)(int from, int to);        /* then the oldest are forgotten. Seconds from one to another; waits */
 
     void (*matmul)(const struct matmul *);
@@ -429,8 +461,9 @@ struct backend {
     size_t (*xent_work)(const struct xent *);
     void (*xent)(const struct xent *);
     void (*cast)(const struct cast *);
+    void (*total)(const struct total *);
+    void (*judge)(const struct judge *);
     void (*adamw)(const struct adamw *);
-    double (*sumsq)(const float *p, int64_t n); /* sum of squares, accumulated in double */
 
     /* Both NULL where there is nothing to choose. Take: products go by this text from now on; those that it lacks
      * by the library's first choice. NULL: each product that is met for the first time is measured, which waits and

@@ -296,4 +296,9 @@ struct cost cost_adamw(const struct adamw *a)
     };
 }
 
-struct cost cost_sumsq(int64_t n) { return (struct cost){ 0, 4 * (double)n, F32 }; }
+struct cost cost_total(const struct total *a) { return (struct cost){ 0, 4 * (double)a->n + 8, F32 }; }
+
+struct cost cost_judge(const struct judge *a)
+{
+    return (struct cost){ 0, 16 * (double)a->ranks + (double)sizeof *a->verdict, F32 };
+}

@@ -39,6 +39,18 @@ static void mem_zero(void *p, size_t bytes)
         memset(p, 0, bytes);
 }
 
+static char asked[ASK_MOST];
+static size_t asked_bytes;
+
+static void ask(const void *dev, size_t bytes)
+{
+    if (bytes > sizeof asked)
+        cpu_fault("ask", "bytes", "is more than ASK_MOST");
+    memcpy(asked, dev, asked_bytes = bytes);
+}
+
+static void answer(void *host) { memcpy(host, asked, asked_bytes); }
+
 static const char *mem_sync(void) { return NULL; }
 static void join_downloads(void) {}
 
@@ -48,7 +60,7 @@ static void info(struct device_info *d)
     snprintf(d->name, sizeof d->name, "CPU, %s", CPU_VARIANT);
 }
 
-#define MARKS 4096
+#define MARKS 65536
 static double marks[MARKS];
 static unsigned marked;
 
@@ -82,6 +94,8 @@ const struct backend CPU_TABLE = {
     .free = free,
     .upload = mem_copy,
     .download = mem_copy,
+    .ask = ask,
+    .answer = answer,
     .host_alloc = malloc,
     .host_free = free,
     .download_beside = mem_copy,
@@ -89,6 +103,7 @@ const struct backend CPU_TABLE = {
     .wait_downloads = mem_sync,
     .copy = mem_copy,
     .zero = mem_zero,
+    .fault = mem_sync,
     .sync = mem_sync,
     .info = info,
     .mark = mark,
@@ -131,6 +146,7 @@ const struct backend CPU_TABLE = {
     .xent_work = cpu_xent_work,
     .xent = cpu_xent,
     .cast = cpu_cast,
+    .total = cpu_total,
+    .judge = cpu_judge,
     .adamw = cpu_adamw,
-    .sumsq = cpu_sumsq,
 };

@@ -54,7 +54,8 @@ void cpu_act_bwd(const struct activation *a);
 size_t cpu_xent_work(const struct xent *a);
 void cpu_xent(const struct xent *a);
 void cpu_adamw(const struct adamw *a);
-double cpu_sumsq(const float *p, int64_t n);
+void cpu_total(const struct total *a);
+void cpu_judge(const struct judge *a);
 
 /* A mistake of the caller: one line, then abort. */
 static inline _Noreturn void cpu_fault(const char *op, const char *field, const char *what)

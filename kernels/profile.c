@@ -10,14 +10,13 @@
 #include "cost.h"
 
 #define FIRST 3      /* steps that are left out: they warm up caches, clocks and allocators */
-#define PENDING 1000 /* calls between two looks at the marks, of which a backend remembers 4096 */
+#define PENDING 1000 /* calls between two looks at the marks, of which a backend remembers 65536 */
 
 enum {
 #define ROW(op, type) ROW_##op,
     COST_OPS(ROW)
 #undef ROW
-        ROW_sumsq,
-    ROW_copy,
+        ROW_copy,
     ROW_zero,
     ROWS
 };
@@ -48,7 +47,7 @@ static struct {
 #define ROW(op, type) { .name = #op },
         COST_OPS(ROW)
 #undef ROW
-        { .name = "sumsq" }, { .name = "copy" }, { .name = "zero" },
+        { .name = "copy" }, { .name = "zero" },
     },
 };
 
@@ -92,16 +91,6 @@ static void record(int row, int from, struct cost c)
     }
 COST_OPS(MEASURED)
 
-static double front_sumsq(const float *x, int64_t n)
-{
-    int from = p.on ? p.be->mark() : 0;
-    double sum = p.be->sumsq(x, n);
-
-    if (p.on)
-        record(ROW_sumsq, from, cost_sumsq(n));
-    return sum;
-}
-
 static void front_copy(void *dst, const void *src, size_t bytes)
 {
     int from = p.on ? p.be->mark() : 0;
@@ -130,7 +119,6 @@ const struct backend *profile_wrap(const struct backend *be, int64_t steps, FILE
 #define FRONT(op, type) p.front.op = front_##op;
     COST_OPS(FRONT)
 #undef FRONT
-    p.front.sumsq = front_sumsq;
     p.front.copy = front_copy;
     p.front.zero = front_zero;
     return &p.front;

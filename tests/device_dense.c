@@ -218,11 +218,13 @@ static void adamw_case(const struct setting *s, struct adamw a, bool mask, bool 
     a.beta1 = 0.9;
     a.beta2 = 0.95;
     a.eps = 1e-8;
-    a.gscale = 0.37;
     a.ema_decay = 0.75;
     trial_begin(s, "n %d step %d decay %g%s%s%s", (int)a.n, (int)a.step, a.decay, mask ? " mask" : "",
                 ema ? " ema" : "", half ? " half" : "");
     trial_limits((struct limits){ 5e-7, 0x1p-8, 5e-7 }); /* a few roundings; a NaN case has none */
+    float scale = a.n == 16 ? 0 : 0.37F; /* 0: no update */
+    if (a.n != 15)                       /* 1 */
+        PTR(adamw, gscale, FLT, 1, 1, IN, NO, (double)scale, (double)scale);
     PTR(adamw, grad, FLT, 1, a.n, IN, NO, -1, 1);
     PTR(adamw, p, FLT, 1, a.n, INOUT, NO, -1, 1);
     PTR(adamw, m, FLT, 1, a.n, INOUT, NO, -0.1, 0.1);
@@ -262,30 +264,89 @@ void dev_adamw(void **state)
     each_setting(adamw_cases, false);
 }
 
-void dev_sumsq(void **state)
+static double total(struct total t)
+{
+    double sum;
+
+    device_be->total(&t);
+    device_be->download(&sum, t.sum, sizeof sum);
+    return sum;
+}
+
+void dev_total(void **state)
 {
     static const int64_t size[] = { 0, 1, 17, 4096, 100001 };
+    double *out = device_be->alloc(sizeof *out);
 
     (void)state;
+    assert_non_null(out);
     device_seed(7);
-    for (size_t i = 0; i < sizeof size / sizeof *size; i++) {
-        size_t bytes = (size_t)size[i] * sizeof(float);
-        float *x = malloc(bytes + sizeof(float)), *dev = device_be->alloc(bytes + sizeof(float));
-        double sum = 0, got;
+    for (size_t i = 0; i < 2 * sizeof size / sizeof *size; i++) {
+        int64_t n = size[i / 2];
+        size_t bytes = (size_t)(n + 1) * sizeof(float);
+        float *x = malloc(bytes + sizeof *x), *dev = device_be->alloc(bytes + sizeof *x);
+        struct total t = { .n = n, .square = i & 1, .x = dev + (i & 1 ? 0 : 1), .sum = out };
+        double sum = 0;
 
         assert_non_null(x);
         assert_non_null(dev);
-        for (int64_t k = 0; k <= size[i]; k++)
-            x[k] = k == size[i] ? NAN : (float)(6 * device_uniform() - 3);
-        for (int64_t k = 0; k < size[i]; k++)
-            sum += (double)x[k] * (double)x[k];
-        device_be->upload(dev, x, bytes + sizeof(float));
-        got = device_be->sumsq(dev, size[i]);
+        for (int64_t k = 0; k <= n; k++)
+            x[k] = k == n ? NAN : (float)(t.square ? 6 * device_uniform() - 3 : device_uniform());
+        for (int64_t k = 0; k < n; k++)
+            sum += (double)x[k] * (t.square ? (double)x[k] : 1);
+        device_be->upload((void *)t.x, x, bytes);
+        double got = total(t);
         assert_true(fabs(got - sum) <= 1e-12 * sum); /* in double */
-        assert_true(got == device_be->sumsq(dev, size[i]));
-        assert_true(isnan(device_be->sumsq(dev, size[i] + 1)));
+        assert_true(got == total(t));
+        t.add = true;
+        assert_true(total(t) == 2 * got);
+        t.n++;
+        assert_true(isnan(total(t)));
         assert_null(device_be->sync());
         device_be->free(dev);
         free(x);
     }
+    device_be->free(out);
+}
+
+/* The CPU's verdict, bit for bit, asked for before what is given next. */
+void dev_judge(void **state)
+{
+    enum { RANKS = 5 };
+    double seen[2 * RANKS], *dev = device_be->alloc(sizeof seen);
+    struct verdict want, got, *out = device_be->alloc(sizeof want);
+    int made = 0;
+
+    (void)state;
+    assert_true(dev && out);
+    device_seed(8);
+    for (int i = 0; i < 200; i++) {
+        struct judge j = { .ranks = 1 + i % RANKS,
+                           .count = 1 + device_below(100000),
+                           .clip = i % 3 ? 1e-3 * device_uniform() : 0,
+                           .loss_limit = i % 4 ? INFINITY : 0.002F,
+                           .norm_limit = i % 5 ? INFINITY : 0.0002F,
+                           .seen = seen,
+                           .verdict = &want };
+        for (int k = 0; k < 2 * RANKS; k++)
+            seen[k] = 100 * device_uniform();
+        if (i % 7 == 6)
+            seen[i % 2] = i % 3 ? NAN : INFINITY;
+        backend_cpu()->judge(&j);
+        device_be->upload(dev, seen, sizeof seen);
+        j.seen = dev;
+        j.verdict = out;
+        device_be->judge(&j);
+        device_be->ask(out, sizeof got);
+        device_be->zero(out, sizeof got);
+        device_be->answer(&got);
+        assert_true(got.gscale == want.gscale);
+        if (got.gscale != 0)
+            assert_true(got.loss == want.loss && got.norm == want.norm);
+        made += got.gscale != 0;
+    }
+    assert_true(made > 60 && made < 180);
+    assert_null(device_be->fault());
+    device_be->free(dev);
+    device_be->free(out);
 }

@@ -238,10 +238,14 @@ static void long_arrays(void)
     const int64_t n = (1LL << 31) + 1000;
     float end[4] = { 1, 2, 3, 4 }, *x = bytes((size_t)n * sizeof(float)),
           *p = bytes((size_t)n * sizeof(float));
-    struct adamw a = { .n = n, .step = 1, .lr = 1, .eps = 1e-8, .gscale = 1, .grad = x, .p = p };
+    struct adamw a = { .n = n, .step = 1, .lr = 1, .eps = 1e-8, .grad = x, .p = p };
 
     device_be->upload(x + n - 4, end, sizeof end);
-    assert_true(device_be->sumsq(x, n) == 30);
+    double sum, *out = bytes(sizeof *out);
+    device_be->total(&(struct total){ .n = n, .square = true, .x = x, .sum = out });
+    device_be->download(&sum, out, sizeof sum);
+    device_be->free(out);
+    assert_true(sum == 30);
     a.m = bytes((size_t)n * sizeof(float));
     a.v = bytes((size_t)n * sizeof(float));
     device_be->adamw(&a); /* betas of 0: a step of lr in the direction of the sign */

@@ -516,21 +516,14 @@ static void perf_act(const char *what, int64_t M, int64_t D, enum act kind)
     forget();
 }
 
-static void call_sumsq(const void *arg)
-{
-    const struct adamw *a = arg;
-
-    (void)device_be->sumsq(a->grad, a->n);
-}
-
 static void perf_adamw(int64_t n)
 {
     struct adamw a = {
-        .n = n, .step = 5, .lr = 1e-4, .beta1 = 0.9, .beta2 = 0.95, .eps = 1e-8, .decay = 0.1, .gscale = 1
+        .n = n, .step = 5, .lr = 1e-4, .beta1 = 0.9, .beta2 = 0.95, .eps = 1e-8, .decay = 0.1
     };
     char shape[60];
 
-    if (!wanted("adamw") && !wanted("sumsq"))
+    if (!wanted("adamw") && !wanted("total"))
         return;
     a.grad = param(1, n, -1, 1).data;
     a.p = param(1, n, -1, 1).data;
@@ -540,7 +533,8 @@ static void perf_adamw(int64_t n)
         a.half = bytes((size_t)n * 2);
     snprintf(shape, sizeof shape, "%lld million", (long long)(n / 1000000));
     PERF(adamw, shape, &a, 0);
-    perf("sumsq", shape, call_sumsq, &a, cost_sumsq(n), 0);
+    struct total t = { .n = n, .square = true, .x = a.grad, .sum = bytes(sizeof(double)) };
+    PERF(total, shape, &t, 0);
     forget();
 }
 

@@ -230,11 +230,11 @@ double mat_dot(const double *out, const struct mat *direction)
     return sum;
 }
 
-/* Every slot of the table from `alloc` to `sumsq` is a pointer: none may be NULL. */
+/* Every slot of the table from `alloc` to `adamw` is a pointer: none may be NULL. */
 void test_table_complete(void **state)
 {
     const char *p = (const char *)ops_be + offsetof(struct backend, alloc);
-    const char *last = (const char *)ops_be + offsetof(struct backend, sumsq);
+    const char *last = (const char *)ops_be + offsetof(struct backend, adamw);
     int slots = 0;
 
     (void)state;
@@ -347,7 +347,9 @@ int main(int argc, char **argv)
         T(test_xent_nan),
         T(test_adamw),
         T(test_adamw_mask),
-        T(test_sumsq),
+        T(test_total),
+        T(test_judge),
+        T(test_adamw_none),
         T(test_vmath),
         T(test_act),
         T(test_act_softcap_ends),

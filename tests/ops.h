@@ -77,7 +77,9 @@ void test_xent_softcap(void **state);
 void test_xent_nan(void **state);
 void test_adamw(void **state);
 void test_adamw_mask(void **state);
-void test_sumsq(void **state);
+void test_total(void **state);
+void test_judge(void **state);
+void test_adamw_none(void **state);
 
 void test_vmath(void **state);
 void test_act(void **state);

@@ -269,13 +269,6 @@ static void perf_layer(int64_t T, int64_t D, int64_t H, int64_t P, int64_t N, in
     ops_teardown(NULL);
 }
 
-static void call_sumsq(void *a)
-{
-    struct adamw *w = a;
-
-    w->gscale = ops_be->sumsq(w->p, w->n);
-}
-
 /* Mamba-1's scan. share% is the part of what the vector units can do (cost.c). */
 static void perf_scan(int64_t T, int64_t C, int64_t N, int64_t Q)
 {
@@ -431,7 +424,7 @@ static void perf_points(int64_t M, int64_t D, int64_t n)
                             .dy = rnd(M, D, -1, 1),
                             .dx = rnd(M, D, 0, 0) };
     struct adamw w = {
-        .n = n, .step = 5, .lr = 1e-4, .beta1 = 0.9, .beta2 = 0.95, .eps = 1e-8, .decay = 0.1, .gscale = 1
+        .n = n, .step = 5, .lr = 1e-4, .beta1 = 0.9, .beta2 = 0.95, .eps = 1e-8, .decay = 0.1
     };
     char shape[64];
 
@@ -455,7 +448,9 @@ static void perf_points(int64_t M, int64_t D, int64_t n)
     w.v = rnd(1, n, 0, 1).data;
     snprintf(shape, sizeof(shape), "n %lld", (long long)n);
     PERF(adamw, shape, &w);
-    report("sumsq", shape, fastest(call_sumsq, &w), cost_sumsq(n));
+    double sum;
+    struct total t = { .n = n, .square = true, .x = w.p, .sum = &sum };
+    PERF(total, shape, &t);
     ops_teardown(NULL);
 }
 

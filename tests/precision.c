@@ -358,6 +358,102 @@ static void trainers(void **state)
     }
 }
 
+/* A step whose loss is not finite changes nothing but carried states, and the next one learns again. */
+static void check_skip(const struct backend *be)
+{
+    struct trainer *t = make_trainer(be, fp32, true);
+    float was, none = NAN;
+    some_steps(t, 2);
+    be->download(&was, t->net->weights, sizeof was);
+    be->upload(t->net->weights, &none, sizeof none);
+    float *want = slabs_of(t);
+    assert_true(isnan(some_steps(t, 1)));
+    float *have = slabs_of(t);
+    assert_memory_equal(have, want, 4 * (size_t)t->net->ps.slab * sizeof *have);
+    assert_true(t->step == 3 && t->updates == 2 && t->skipped == 1);
+    be->upload(t->net->weights, &was, sizeof was);
+    assert_true(isfinite(some_steps(t, 1)));
+    assert_true(t->updates == 3 && t->skipped_in_row == 0);
+    trainer_free(t);
+    free(want);
+    free(have);
+}
+
+static void skips(void **state)
+{
+    (void)state;
+    check_skip(backend_cpu());
+    check_skip(far_backend());
+}
+
+/* A step allocates nothing, and until its update is given away the host waits for nothing of the device. */
+static struct {
+    const struct backend *be;
+    int allocs, waits, updates;
+} watched;
+
+static void *watched_alloc(size_t bytes)
+{
+    watched.allocs++;
+    return watched.be->alloc(bytes);
+}
+
+static void watched_download(void *host, const void *dev, size_t bytes)
+{
+    watched.waits++;
+    watched.be->download(host, dev, bytes);
+}
+
+static void watched_answer(void *host)
+{
+    watched.waits++;
+    watched.be->answer(host);
+}
+
+static const char *watched_sync(void)
+{
+    watched.waits++;
+    return watched.be->sync();
+}
+
+static double watched_between(int from, int to)
+{
+    watched.waits++;
+    return watched.be->between(from, to);
+}
+
+static void watched_adamw(const struct adamw *a)
+{
+    assert_int_equal(watched.waits, 0);
+    watched.updates++;
+    watched.be->adamw(a);
+}
+
+static void no_waits(void **state)
+{
+    (void)state;
+    struct backend be = *far_backend();
+    watched.be = far_backend();
+    be.alloc = watched_alloc;
+    be.download = watched_download;
+    be.answer = watched_answer;
+    be.sync = watched_sync;
+    be.between = watched_between;
+    be.adamw = watched_adamw;
+    for (int stream = 0; stream < 2; stream++) {
+        struct trainer *t = make_trainer(&be, (struct precision){ BF16, F32 }, stream);
+        watched.updates = 0;
+        for (int i = 0; i < 3; i++) {
+            watched.allocs = watched.waits = 0;
+            some_steps(t, 1);
+            assert_int_equal(watched.allocs, 0);
+            assert_true(watched.waits > 0);
+        }
+        assert_int_equal(watched.updates, 3);
+        trainer_free(t);
+    }
+}
+
 /* The CUDA backend, which SSM_CUDA names or a GPU is there for; else NULL. */
 static const struct backend *open_cuda(void)
 {
@@ -393,6 +489,7 @@ static void cuda(void **state)
         forget(want);
     }
     check_beside(be, (struct precision){ BF16, BF16 }, true);
+    check_skip(be);
     int steps = slow ? 0 : LEARN;
     check_trainer(be, fp32, true, true, steps);
     check_trainer(be, (struct precision){ BF16, F32 }, false, true, steps);
@@ -402,7 +499,7 @@ static void cuda(void **state)
 int main(int argc, char **argv)
 {
     const struct CMUnitTest tests[] = { cmocka_unit_test(same_bits), cmocka_unit_test(bf16), cmocka_unit_test(trainers),
-                                        cmocka_unit_test(beside), cmocka_unit_test(cuda) };
+                                        cmocka_unit_test(beside), cmocka_unit_test(skips), cmocka_unit_test(no_waits), cmocka_unit_test(cuda) };
     err_init("precision");
     comm_init(&argc, &argv);
     cmocka_set_message_output(CM_OUTPUT_TAP);

@@ -214,14 +214,28 @@ OP(cast, cast, (void)0, { &b.x, a->M, a->D, RESIDUAL }, { &b.y, a->M, a->D, RESI
 static void far_adamw(const struct adamw *a)
 {
     struct adamw b = *a;
-    NEAR(b.mask), NEAR(b.grad), NEAR(b.p), NEAR(b.m), NEAR(b.v), NEAR(b.ema);
+    NEAR(b.gscale), NEAR(b.mask), NEAR(b.grad), NEAR(b.p), NEAR(b.m), NEAR(b.v), NEAR(b.ema);
     b.half = NULL;
     backend_cpu()->adamw(&b);
     if (a->half)
         half_to_bf16(b.p, b.n, near(a->half));
 }
 
-static double far_sumsq(const float *p, int64_t n) { return backend_cpu()->sumsq(near(p), n); }
+static void far_total(const struct total *a)
+{
+    struct total b = *a;
+    NEAR(b.x), NEAR(b.sum);
+    backend_cpu()->total(&b);
+}
+
+static void far_judge(const struct judge *a)
+{
+    struct judge b = *a;
+    NEAR(b.seen), NEAR(b.verdict);
+    backend_cpu()->judge(&b);
+}
+
+static void far_ask(const void *dev, size_t bytes) { backend_cpu()->ask(near(dev), bytes); }
 static void *far_alloc(size_t bytes) { return away(backend_cpu()->alloc(bytes)); }
 static void far_free(void *p) { backend_cpu()->free(near(p)); }
 static void far_upload(void *dev, const void *host, size_t bytes) { memcpy(near(dev), host, bytes); }
@@ -289,12 +303,12 @@ const struct backend *far_backend(void)
     be.dtypes = 1 << F32 | 1 << BF16;
     be.links = &links;
 #define TAKE(name) be.name = far_##name
-    TAKE(alloc), TAKE(free), TAKE(upload), TAKE(download), TAKE(copy), TAKE(zero);
+    TAKE(alloc), TAKE(free), TAKE(upload), TAKE(download), TAKE(ask), TAKE(copy), TAKE(zero);
     TAKE(download_beside), TAKE(join_downloads), TAKE(wait_downloads);
     TAKE(matmul), TAKE(colsum), TAKE(embed_fwd), TAKE(embed_bwd), TAKE(norm_fwd), TAKE(norm_bwd);
     TAKE(gatednorm_fwd), TAKE(gatednorm_bwd), TAKE(conv1d_fwd), TAKE(conv1d_bwd), TAKE(conv1d_step);
     TAKE(ssd_fwd), TAKE(ssd_bwd), TAKE(ssd_step), TAKE(scan_fwd), TAKE(scan_bwd), TAKE(scan_step);
     TAKE(rglru_fwd), TAKE(rglru_bwd), TAKE(rglru_step), TAKE(rope), TAKE(attn_fwd), TAKE(attn_bwd), TAKE(attn_step);
-    TAKE(act_fwd), TAKE(act_bwd), TAKE(xent), TAKE(cast), TAKE(adamw), TAKE(sumsq);
+    TAKE(act_fwd), TAKE(act_bwd), TAKE(xent), TAKE(cast), TAKE(total), TAKE(judge), TAKE(adamw);
     return &be;
 }

@@ -255,6 +255,40 @@ static void z_scores(void **state)
     assert_true(lz > 11.26 && lz < HEALTH_HIGHEST_Z && nz > 11.26 && nz < HEALTH_HIGHEST_Z);
 }
 
+/* A limit's score is not beyond what it stands for, and that of the next float is. */
+static void z_limits(void **state)
+{
+    (void)state;
+    struct health h = { .n = 0 };
+    double lz, nz;
+    float loss, norm;
+    for (int64_t i = 0; i < 3 * HEALTH_WINDOW; i++) {
+        health_limits(&h, i % 3 ? 2.5 : 0, 0.1 * (double)(1 + i % 112), &loss, &norm);
+        bool full = h.n + 1 >= HEALTH_WINDOW;
+        assert_int_equal(isinf(loss), !full || i % 3 == 0);
+        assert_int_equal(isinf(norm), !full);
+        if (!isinf(norm)) {
+            struct health at = h, above = h;
+            health_add(&at, 1, (double)norm, &lz, &nz);
+            assert_true(nz <= 0.1 * (double)(1 + i % 112));
+            health_add(&above, 1, (double)nextafterf(norm, INFINITY), &lz, &nz);
+            assert_true(nz > 0.1 * (double)(1 + i % 112));
+        }
+        if (!isinf(loss)) {
+            struct health above = h;
+            health_add(&above, (double)nextafterf(loss, INFINITY), 1, &lz, &nz);
+            assert_true(lz > 2.5);
+        }
+        health_add(&h, 5 * rng_uniform(1, 2, (uint64_t)i) - 2, 3 + rng_uniform(3, 4, (uint64_t)i), &lz, &nz);
+    }
+    for (int i = 0; i < HEALTH_WINDOW; i++)
+        health_add(&h, 7, -7, &lz, &nz);
+    health_limits(&h, 4, 4, &loss, &norm); /* equals: nothing above them */
+    assert_true(loss == 7 && norm == -7);
+    health_limits(&h, HEALTH_HIGHEST_Z, HEALTH_HIGHEST_Z, &loss, &norm); /* which nothing reaches */
+    assert_true(isinf(loss) && isinf(norm));
+}
+
 /* CRC-32C bit by bit, and records and protocol buffers read back as their specifications say. */
 static uint32_t slow_crc(const unsigned char *p, size_t n)
 {
@@ -520,7 +554,7 @@ int main(int argc, char **argv)
         cmocka_unit_test(lengths),
         cmocka_unit_test(deadlines),
         cmocka_unit_test(goes_back),
-        cmocka_unit_test(z_scores),
+        cmocka_unit_test(z_scores), cmocka_unit_test(z_limits),
         cmocka_unit_test(event_files),
     };
     err_init("train");

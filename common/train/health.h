@@ -22,5 +22,8 @@ struct health { /* zero-initialise */
 /* Takes the values of a step (finite) in, and gives their z-scores; 0 while the window is not full, and where all its values
  * are one. */
 void health_add(struct health *h, double loss, double norm, double *loss_z, double *norm_z);
+/* The largest loss and gradient norm, rounded to fp32, whose z-scores as the next values are at most loss_z and norm_z (0:
+ * not limited); INFINITY where none is too large. */
+void health_limits(const struct health *h, double loss_z, double norm_z, float *loss, float *norm);
 
 #endif

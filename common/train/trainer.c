@@ -79,7 +79,8 @@ struct trainer *trainer_create(const struct config *c, const struct backend *be,
     t->v = must_alloc(be, bytes, "the optimizer's second moments");
     size_t losses = mul_size((size_t)opt->rows, (size_t)opt->seq_len, "losses");
     t->loss = must_alloc(be, losses * sizeof *t->loss, "losses");
-    t->host = xcalloc(losses, sizeof *t->host);
+    t->seen = must_alloc(be, (size_t)(2 + 2 * comm->size) * sizeof *t->seen, "sums");
+    t->verdict = must_alloc(be, sizeof *t->verdict, "sums");
     if (opt->stream) {
         int64_t k = opt->rows / opt->micro_rows;
         t->in = xcalloc((size_t)k, sizeof *t->in);
@@ -102,8 +103,9 @@ void trainer_free(struct trainer *t)
     }
     free(t->in);
     free(t->out);
-    free(t->host);
     t->net->be->free(t->loss);
+    t->net->be->free(t->seen);
+    t->net->be->free(t->verdict);
     t->net->be->free(t->mask);
     t->net->be->free(t->m);
     t->net->be->free(t->v);
@@ -128,6 +130,7 @@ struct buckets {
     struct trainer *t;
     int64_t end;        /* from here on they are under way */
     int64_t last;       /* the end of the last bucket, which nothing is left to hide; 0: nothing was sent */
+    int whole;          /* the mark at which this rank's own work is done */
 };
 
 static void grads_done(void *arg, int64_t begin)
@@ -136,6 +139,7 @@ static void grads_done(void *arg, int64_t begin)
     if (b->end - begin < BUCKET && begin > 0)
         return;
     if (begin == 0) { /* what looks at the others may begin */
+        b->whole = b->t->net->be->mark();
         comm_join(b->t->device);
         b->last = b->end;
     }
@@ -157,13 +161,11 @@ static const int32_t *begins(const struct trainer *t, const int32_t *start, int6
     return NULL;
 }
 
-/* Sum of the losses of all micro-batches; the gradients' sum is left in net->grads. The device is waited for once.
- * *last: see struct buckets. */
-static double accumulate(struct trainer *t, const struct loaded *b, int64_t *last)
+/* The losses of all micro-batches are left in t->loss, the gradients' sum in net->grads; nothing is waited for. */
+static struct buckets accumulate(struct trainer *t, const struct loaded *b)
 {
     int64_t T = t->opt.seq_len, micro = t->opt.micro_rows;
-    double sum = 0;
-    struct buckets buckets = { t, t->net->ps.slab, 0 };
+    struct buckets buckets = { t, t->net->ps.slab, 0, 0 };
     const struct net_ready ready = { grads_done, &buckets };
     t->net->be->zero(t->net->grads, (size_t)t->net->ps.slab * sizeof(float));
     for (int64_t r = 0, k = 0; r < b->rows; r += micro, k++) {
@@ -184,11 +186,9 @@ static double accumulate(struct trainer *t, const struct loaded *b, int64_t *las
         }
         net_train(t->ctx, &mb, in, out, t->loss + r * T, overlaps(t) && r + micro >= b->rows ? &ready : NULL);
     }
-    *last = buckets.last;
-    t->net->be->download(t->host, t->loss, (size_t)(b->rows * T) * sizeof *t->host);
-    for (int64_t i = 0; i < b->rows * T; i++)
-        sum += t->host[i];
-    return sum;
+    if (!overlaps(t))
+        buckets.whole = t->net->be->mark();
+    return buckets;
 }
 
 /* What a step that is not finite has left in the carried states is not worth carrying. */
@@ -199,22 +199,21 @@ static void clear_states(struct trainer *t)
             net_state_clear(t->in[k], i);
 }
 
-static void update(struct trainer *t, double rate, double gscale)
+/* Made when the verdict says so; counted by who reads it. */
+static void update(struct trainer *t, double rate)
 {
     struct net *n = t->net;
     n->be->join_downloads(); /* of a checkpoint */
-    t->updates++;
     if (t->ema && !t->averaging)
         n->be->copy(t->ema, n->weights, (size_t)n->ps.slab * sizeof(float));
-    t->averaging = t->ema;
     n->be->adamw(&(struct adamw){ .n = n->ps.slab,
-                                  .step = t->updates,
+                                  .step = t->updates + 1,
                                   .lr = rate,
                                   .beta1 = t->opt.beta1,
                                   .beta2 = t->opt.beta2,
                                   .eps = t->opt.eps,
                                   .decay = t->opt.weight_decay,
-                                  .gscale = gscale,
+                                  .gscale = &t->verdict->gscale,
                                   .mask = t->mask,
                                   .grad = n->grads,
                                   .p = n->weights,
@@ -226,7 +225,7 @@ static void update(struct trainer *t, double rate, double gscale)
 }
 
 /* Of the summed gradients; those from `last` on are there already, the others may be under way. Frozen tensors have none. */
-static double sum_of_squares(const struct trainer *t, int64_t last)
+static void sum_of_squares(const struct trainer *t, int64_t last, double *sum)
 {
     const struct net *n = t->net;
     if (t->opt.freeze) {
@@ -236,73 +235,94 @@ static double sum_of_squares(const struct trainer *t, int64_t last)
     for (size_t i = 0; i < n->ps.n; i++)
         if (t->frozen[i])
             n->be->zero(n->grads + n->ps.p[i].offset, (size_t)n->ps.p[i].count * sizeof(float));
-    double sum = n->be->sumsq(n->grads + last, n->ps.slab - last);
+    n->be->total(&(struct total){ .n = n->ps.slab - last, .square = true, .x = n->grads + last, .sum = sum });
     comm_join(t->device);
-    return last > 0 ? sum + n->be->sumsq(n->grads, last) : sum;
+    if (last > 0)
+        n->be->total(&(struct total){ .n = last, .square = true, .add = true, .x = n->grads, .sum = sum });
 }
 
-/* Waits for the device. */
 static void check_device(const struct trainer *t)
 {
-    const char *fault = t->net->be->sync();
+    const char *fault = t->net->be->fault();
     if (fault)
         die("step %lld: %s", (long long)t->step + 1, fault);
 }
 
+/* What all ranks see: the same, at each of them. */
+static const double *seen_by_all(const struct trainer *t)
+{
+    if (t->comm->size == 1)
+        return t->seen;
+    comm_all_gather(t->device, t->seen, 2 * sizeof *t->seen, t->seen + 2);
+    comm_join(t->device);
+    return t->seen + 2;
+}
+
 struct step_report trainer_step(struct trainer *t, const struct loaded *b, double rate, struct step_wish wish)
 {
-    struct net *n = t->net;
-    double begin = now_seconds();
+    const struct backend *be = t->net->be;
+    int first = be->mark();
     watch_phase("forward and backward", t->step + 1);
-    int64_t last;
-    double sums[5] = { accumulate(t, b, &last), (double)b->n_targets, wish.stop, wish.save,
-                       trainer_save_is_written(t) };
-    check_device(t);
-    double compute = now_seconds() - begin;
+    struct buckets buckets = accumulate(t, b);
+    be->total(&(struct total){ .n = b->rows * t->opt.seq_len, .x = t->loss, .sum = &t->seen[0] });
     watch_phase("sum of the gradients", t->step + 1);
-    comm_sum_f64(t->comm, sums, 5);
+    double sums[4] = { (double)b->n_targets, wish.stop, wish.save, trainer_save_is_written(t) };
+    comm_sum_f64(t->comm, sums, 4);
     if (!overlaps(t))
-        comm_sum_f32(t->device, n->grads, n->ps.slab);
-    begin = now_seconds();
-
-    double count = sums[1] > 0 ? sums[1] : 1;
-    double seen[2] = { sums[0] / count, sqrt(sum_of_squares(t, last)) / count };
-    check_device(t); /* the sums over the ranks too: before the update reads them */
-    compute += now_seconds() - begin;
-    comm_bcast(t->comm, seen, sizeof seen, 0);
-    begin = now_seconds();
+        comm_sum_f32(t->device, t->net->grads, t->net->ps.slab);
+    double begin = now_seconds();
+    sum_of_squares(t, buckets.last, &t->seen[1]);
+    double compute = now_seconds() - begin;
+    struct judge judge = { .ranks = t->comm->size,
+                           .count = sums[0] > 0 ? sums[0] : 1,
+                           .clip = t->opt.clip,
+                           .seen = seen_by_all(t),
+                           .verdict = t->verdict };
+    health_limits(&t->health, t->opt.skip_loss_z, t->opt.skip_norm_z, &judge.loss_limit, &judge.norm_limit);
+    be->judge(&judge);
+    be->ask(t->verdict, sizeof *t->verdict);
+    check_device(t); /* of what could not be begun nothing is learnt */
     watch_phase("optimizer", t->step + 1);
-    struct step_report r = { .loss = seen[0],
-                             .grad_norm = seen[1],
-                             .tokens = (int64_t)sums[1],
+    begin = now_seconds();
+    bool empty = sums[0] == 0; /* masked altogether: there is nothing to learn from, and nothing wrong */
+    if (!empty)
+        update(t, rate);
+    compute += now_seconds() - begin;
+    watch_phase("waiting for the device", t->step + 1);
+    struct verdict verdict;
+    be->answer(&verdict);
+    check_device(t);
+
+    struct step_report r = { .loss = verdict.loss,
+                             .grad_norm = verdict.norm,
+                             .tokens = (int64_t)sums[0],
+                             .compute = compute + be->between(first, buckets.whole),
                              .computed = b->batch * t->opt.seq_len,
-                             .stop = sums[2] > 0,
-                             .save = sums[3] > 0,
-                             .written = t->saving && sums[4] >= t->comm->size };
-    bool finite = isfinite(r.loss) && isfinite(r.grad_norm);
-    bool empty = r.tokens == 0; /* masked altogether: there is nothing to learn from, and nothing wrong */
-    if (empty)
-        ;
-    else if (finite)
-        health_add(&t->health, r.loss, r.grad_norm, &r.loss_z, &r.norm_z);
-    else
+                             .skipped = verdict.gscale == 0,
+                             .stop = sums[1] > 0,
+                             .save = sums[2] > 0,
+                             .written = t->saving && sums[3] >= t->comm->size };
+    if (!isfinite(r.loss) || !isfinite(r.grad_norm))
         clear_states(t);
-    r.skipped = !finite || (t->opt.skip_loss_z > 0 && r.loss_z > t->opt.skip_loss_z) ||
-                (t->opt.skip_norm_z > 0 && r.norm_z > t->opt.skip_norm_z);
+    else if (!empty)
+        health_add(&t->health, r.loss, r.grad_norm, &r.loss_z, &r.norm_z);
     t->step++;
     t->samples += b->batch;
     t->tokens += r.tokens;
     t->skipped += r.skipped;
     t->skipped_in_row = r.skipped ? t->skipped_in_row + 1 : 0;
-    if (!r.skipped && !empty)
-        update(t, rate,
-               (t->opt.clip > 0 && r.grad_norm > t->opt.clip ? t->opt.clip / r.grad_norm : 1) / count);
-    r.compute = compute + now_seconds() - begin;
+    if (!r.skipped && !empty) {
+        t->updates++;
+        t->averaging = t->ema;
+    }
     return r;
 }
 
 bool trainer_is_finite(struct trainer *t)
 {
-    int64_t bad = !isfinite(t->net->be->sumsq(t->net->weights, t->net->ps.slab));
+    double sum;
+    t->net->be->total(&(struct total){ .n = t->net->ps.slab, .square = true, .x = t->net->weights, .sum = t->seen });
+    t->net->be->download(&sum, t->seen, sizeof sum);
+    int64_t bad = !isfinite(sum);
     return comm_max_i64(t->comm, bad) == 0;
 }

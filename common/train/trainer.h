@@ -42,7 +42,8 @@ struct trainer {
     bool *frozen;               /* [ps.n] */
     struct net_state **in, **out; /* stream: one pair a micro-batch */
     float *loss;                /* [rows, T] on the device */
-    float *host;                /* the same on the host */
+    double *seen;               /* on the device: sums of losses and of squares [2], and those of all ranks [ranks,2] */
+    struct verdict *verdict;    /* on the device */
     int64_t step, samples, tokens; /* done so far; tokens: targets scored */
     int64_t updates;            /* that the moments have seen */
     int64_t skipped;            /* steps without an update */
@@ -86,7 +87,8 @@ void trainer_free(struct trainer *t);
  * `rate`. Frozen tensors have no gradient: they count in no norm, and they and their moments stand still. wish: of
  * this rank; all ranks get the same answer. A step whose loss or gradient norm is not finite, or beyond the
  * z-limits, is skipped: its samples are taken, nothing else changes (carried states begin anew where they may not be
- * finite). Rank 0's numbers decide, so all ranks agree on any hardware. */
+ * finite). All ranks judge by the same numbers, so they agree on any hardware. Nothing is allocated, and the device judges,
+ * so that it never waits for the host: the host waits once, for the verdict, beside the update. */
 struct step_report trainer_step(struct trainer *t, const struct loaded *b, double rate, struct step_wish wish);
 /* Collective. No weight is infinite or NaN. */
 bool trainer_is_finite(struct trainer *t);

@@ -1,8 +1,8 @@
 /* cuda.h - what the files of the CUDA backend share: op names, errors, the stream
  * SPDX-License-Identifier: MIT
  *
- * Ops are begun on one stream and return at once; nothing but sync(), download(), wait_downloads(), between() and sumsq()
- * waits, and matmul while products are measured. An error is kept until sync() tells it.
+ * Ops are begun on one stream and return at once; nothing but sync(), download(), wait_downloads(), between() and
+ * answer() waits, and matmul while products are measured. An error is kept until sync() tells it.
  */
 #ifndef SSM_CUDA_H
 #define SSM_CUDA_H
@@ -54,10 +54,12 @@ void cuda_act_bwd(const struct activation *a);
 size_t cuda_xent_work(const struct xent *a);
 void cuda_xent(const struct xent *a);
 void cuda_cast(const struct cast *a);
+void cuda_total(const struct total *a);
+void cuda_judge(const struct judge *a);
 void cuda_adamw(const struct adamw *a);
-/* part [CUDA_SUMSQ_PARTS] of the sums of squares, in device memory */
-enum { CUDA_SUMSQ_PARTS = 1024 };
-void cuda_sumsq_parts(const float *p, int64_t n, double *part);
+/* [CUDA_TOTAL_PARTS] for sums that are under way, in device memory */
+enum { CUDA_TOTAL_PARTS = 1024 };
+double *cuda_total_parts(void);
 
 /* The stream that ops run on (a cudaStream_t). */
 void *cuda_stream(void);

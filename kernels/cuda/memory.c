@@ -10,7 +10,7 @@
 #include "memory.h"
 #include "runtime.h"
 
-enum { PIECE = 4 << 20, PIECES = 4, BESIDE = 32 << 20, MARKS = 4096 };
+enum { PIECE = 4 << 20, PIECES = 4, BESIDE = 32 << 20, MARKS = 65536 };
 
 static cudaStream_t stream;
 static struct {
@@ -25,10 +25,11 @@ static struct {
 static int gpu;
 static cudaEvent_t marks[MARKS];
 static unsigned marked;
-static double *parts;           /* [CUDA_SUMSQ_PARTS] on the device */
+static double *parts;           /* [CUDA_TOTAL_PARTS] on the device */
 static char error_text[512];
 
 void *cuda_stream(void) { return stream; }
+double *cuda_total_parts(void) { return parts; }
 
 void cuda_note_text(const char *what, const char *text)
 {
@@ -62,7 +63,7 @@ bool memory_begin(void *on)
     if (!e)
         e = cudaGetDevice(&gpu);
     if (!e)
-        e = cudaMalloc((void **)&parts, CUDA_SUMSQ_PARTS * sizeof *parts);
+        e = cudaMalloc((void **)&parts, CUDA_TOTAL_PARTS * sizeof *parts);
     cuda_note("memory for copies", e);
     return !e;
 }
@@ -121,6 +122,27 @@ void memory_download(void *host, const void *dev, size_t bytes)
     }
 }
 
+static struct {
+    int piece;
+    size_t bytes;
+} asked;
+
+void memory_ask(const void *dev, size_t bytes)
+{
+    if (bytes > ASK_MOST)
+        cuda_fault("ask", "bytes", "is more than ASK_MOST");
+    asked.piece = next_piece();
+    asked.bytes = bytes;
+    cuda_note("download", cudaMemcpyAsync(ring.host[asked.piece], dev, bytes, cudaMemcpyDeviceToHost, stream));
+    cuda_note("download", cudaEventRecord(ring.free[asked.piece], stream));
+}
+
+void memory_answer(void *host)
+{
+    cuda_note("download", cudaEventSynchronize(ring.free[asked.piece]));
+    memcpy(host, ring.host[asked.piece], asked.bytes);
+}
+
 void *memory_host_alloc(size_t bytes)
 {
     void *p;
@@ -169,16 +191,21 @@ void memory_zero(void *p, size_t bytes)
         cuda_note("clearing memory", cudaMemsetAsync(p, 0, bytes, stream));
 }
 
-const char *memory_sync(void)
+const char *memory_fault(void)
 {
     static char told[sizeof error_text];
-    cuda_note("device", cudaStreamSynchronize(stream));
     cuda_note("device", cudaGetLastError());
     if (!error_text[0])
         return NULL;
     memcpy(told, error_text, sizeof told);
     error_text[0] = '\0';
     return told;
+}
+
+const char *memory_sync(void)
+{
+    cuda_note("device", cudaStreamSynchronize(stream));
+    return memory_fault();
 }
 
 int memory_mark(void)
@@ -196,14 +223,4 @@ double memory_between(int from, int to)
     cuda_note("mark", cudaEventSynchronize(marks[to]));
     cuda_note("mark", cudaEventElapsedTime(&ms, marks[from], marks[to]));
     return (double)ms * 1e-3;
-}
-
-double memory_sumsq(const float *p, int64_t n)
-{
-    double part[CUDA_SUMSQ_PARTS], sum = 0;
-    cuda_sumsq_parts(p, n, parts);
-    memory_download(part, parts, sizeof part);
-    for (int i = 0; i < CUDA_SUMSQ_PARTS; i++)
-        sum += part[i];
-    return sum;
 }
