@@ -208,7 +208,7 @@ $O/emulated/%.o: kernels/%.cc $O/emuflags
 $O/emulated/host/%.o: kernels/cuda/%.c $O/emuflags
 	@mkdir -p $(@D)
 	$Q$(CC) $(CUDA_C) -DSSM_EMULATE -MMD -MP -c -o $@ $<
-$(EMULATED): $(CUDA_SRC:kernels/%.cu=$O/emulated/%.o) $O/emulated/emulate.o $(patsubst %,$O/emulated/host/%.o,memory gemm_emulated plans open runtime_emulated)
+$(EMULATED): $(CUDA_SRC:kernels/%.cu=$O/emulated/%.o) $O/emulated/emulate.o $(patsubst %,$O/emulated/host/%.o,memory gemm_emulated links_emulated plans open runtime_emulated)
 	@mkdir -p $(@D)
 	$Q$(CXX) -shared -fopenmp -Wl,--version-script=$(CUDA_SYMBOLS) $(if $(filter 1,$(SAN)),-fsanitize=address$(comma)undefined) -o $@ $^ -lm
 

@@ -1,4 +1,4 @@
-/* links.h - exchange of device memory between ranks (struct links of backend.h) by NCCL
+/* links.h - exchange of device memory between ranks (struct links of backend.h) by NCCL; emulated, by memory that they share
  * SPDX-License-Identifier: MIT
  */
 #ifndef SSM_CUDA_LINKS_H

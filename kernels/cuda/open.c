@@ -11,12 +11,10 @@
 
 #include "gemm.h"
 #include "kernels/device.h"
+#include "links.h"
 #include "memory.h"
 #include "plans.h"
 #include "runtime.h"
-#ifndef SSM_EMULATE
-#include "links.h"
-#endif
 #ifdef SSM_CUDNN
 #include "cudnn.h"
 #endif
@@ -133,6 +131,7 @@ static bool take_gpu(const struct device_options *o, bool *absent)
     snprintf(about.name, sizeof about.name, "CUDA emulated on the CPU");
     about.peak[F32] = 1e9; /* made up, so that there is a share of it */
     about.peak[BF16] = 2e9;
+    table.links = links_begin();
     return memory_begin(NULL) && gemm_begin(o->tf32, about.name);
 }
 

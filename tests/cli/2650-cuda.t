@@ -32,8 +32,11 @@ if [ -e "${SSM_CUDA:-}" ]; then
         train --device cpu -o mixed && gap mixed cpu 2e-3'
     ok 'micro-batches and --recompute full' 'train --device cuda --recompute full -o recompute && same recompute bf16 && train --device cuda --micro-batch 1 -o micro && gap micro bf16 2e-3'
     if $mpi -n 2 true 2>/dev/null; then
-        ok 'two ranks: the same losses' '
-            $mpi -n 2 "$SSM_BIN/ssmtrain" -q $base --device cuda --precision fp32 -o ranks data && gap ranks fp32 1e-5 && $mpi -n 2 "$SSM_BIN/ssmtrain" -q $base --device cuda --precision fp32 -o ranks.again data && same ranks ranks.again'
+        for n in 2 3; do
+            ok "$n ranks: each exchange of the devices, like the host's" '[ "$($mpi -n $n "$SSM_TESTS/mklinks" 20011)" = "ok $n ranks, device" ]'
+        done
+        ranks() { $mpi -n "$n" "$SSM_BIN/ssmtrain" -q $base --device cuda --precision fp32 "$@" data; }
+        ok 'two ranks: the same losses' 'n=2 && ranks -o ranks && gap ranks fp32 1e-5 && ranks -o ranks.again && same ranks ranks.again'
     else
         skip 'two ranks' 'no mpiexec'
     fi
