@@ -38,7 +38,7 @@
 static struct {
     const char *config, *model, *run, *blend, *ramp, *init_from, *freeze, *valid, *tune, *plans;
     int64_t steps, samples, tokens, batch, micro, seq_len, warmup, lr_decay, seed, save_every, keep,
-        keep_every, log_every, slowest_every, threads, stop_at, valid_every, valid_tokens, max_skips, profile;
+        keep_every, log_every, slowest_every, threads, stop_at, valid_every, valid_tokens, max_skips, profile, bucket;
     double lr, min_lr, beta1, beta2, eps, decay, clip, save_minutes, ema, skip_loss_z, skip_grad_z,
         time_limit, hang_limit;
     int schedule, style, order, recompute, sync, on_spike;
@@ -62,7 +62,8 @@ static struct {
         .beta2 = 0.95,
         .eps = 1e-8,
         .decay = 0.1,
-        .clip = 1 };
+        .clip = 1,
+        .bucket = 16 << 20 };
 
 static struct opt options[] = {
     OPT_STR('o', "run", "DIR", &o.run, "run directory; goes on from its newest checkpoint"),
@@ -133,6 +134,8 @@ static struct opt options[] = {
     OPT_DEVICE(&o.place.device),
     OPT_PRECISION(&o.place.precision),
     OPT_RESIDUAL(&o.place.residual),
+    OPT_INT(0, "bucket-size", "N", &o.bucket, 1, 1e12,
+            "gradients that GPUs sum at a time, beside the backward pass"),
     OPT_STR(0, "tune-gemm", "FILE", &o.tune,
             "measure, on a GPU, the algorithms of such a training's matrix products, write FILE, and end"),
     OPT_STR(0, "gemm-plans", "FILE", &o.plans,
@@ -363,6 +366,7 @@ static int run(int n_args, char **args)
                                   .weight_decay = o.decay,
                                   .clip = o.clip,
                                   .ema = o.ema,
+                                  .bucket = o.bucket,
                                   .skip_loss_z = o.skip_loss_z,
                                   .skip_norm_z = o.skip_grad_z,
                                   .freeze = o.freeze,

@@ -124,8 +124,6 @@ void trainer_free(struct trainer *t)
 
 /* Gradients that are whole go to the other ranks beside what the backward pass still does, where the transport works by
  * itself (a device's): in buckets, which large messages are good for. */
-enum { BUCKET = 16 << 20 }; /* floats */
-
 struct buckets {
     struct trainer *t;
     int64_t end;        /* from here on they are under way */
@@ -136,7 +134,7 @@ struct buckets {
 static void grads_done(void *arg, int64_t begin)
 {
     struct buckets *b = arg;
-    if (b->end - begin < BUCKET && begin > 0)
+    if (b->end - begin < b->t->opt.bucket && begin > 0)
         return;
     if (begin == 0) { /* what looks at the others may begin */
         b->whole = b->t->net->be->mark();

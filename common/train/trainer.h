@@ -19,6 +19,7 @@ struct trainer_options {
     double ema;                 /* decay of the running mean of the weights; 0: none */
     double skip_loss_z, skip_norm_z; /* steps with larger z-scores are skipped; 0: none for that */
     const char *freeze;         /* patterns of tensors that stand still, see trainer_try_frozen(); or NULL */
+    int64_t bucket;             /* gradients that devices sum at a time, beside the backward pass; 0: a layer's */
     int64_t micro_rows;         /* sequences that a rank computes at a time */
     int64_t rows;               /* most sequences of this rank in a step; a multiple of micro_rows, as are fewer */
     int64_t first_row;          /* of this rank among the step's */

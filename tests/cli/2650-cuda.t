@@ -37,6 +37,11 @@ if [ -e "${SSM_CUDA:-}" ]; then
         done
         ranks() { $mpi -n "$n" "$SSM_BIN/ssmtrain" -q $base --device cuda --precision fp32 "$@" data; }
         ok 'two ranks: the same losses' 'n=2 && ranks -o ranks && gap ranks fp32 1e-5 && ranks -o ranks.again && same ranks ranks.again'
+        ok 'gradients summed in many buckets, and in one' '
+            n=2 && for k in 1 1000; do ranks -o bucket$k --bucket-size $k --micro-batch 1 && gap bucket$k ranks 1e-6 || exit 1; done'
+        ok 'the same with frozen tensors, which stand still' '
+            n=2 && for k in 1 1000 100000; do ranks -o frozen$k --bucket-size $k --freeze "*norm*" --clip 0.01 || exit 1; done
+            same frozen1 frozen1000 && same frozen1 frozen100000 && train --device cuda --precision fp32 -o frozen --freeze "*norm*" --clip 0.01 && gap frozen frozen1 1e-5 && ! gap frozen fp32 1e-5'
     else
         skip 'two ranks' 'no mpiexec'
     fi
