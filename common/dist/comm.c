@@ -5,6 +5,7 @@
 
 #include <stdlib.h>
 #include <string.h>
+#include <unistd.h>
 
 #include "common/base/err.h"
 #include "common/base/mem.h"
@@ -54,6 +55,12 @@ void comm_init(int *argc, char ***argv)
     }
     err_set_rank(world->rank, world->size);
     err_at_end(finish);
+}
+
+void comm_leave(int code)
+{
+    mpi_leave(code);
+    _exit(code);
 }
 
 struct comm *comm_world(void)

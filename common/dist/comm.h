@@ -46,6 +46,9 @@ struct transport {
  * started several tasks without MPI (srun --mpi=none), which would silently be as many separate runs.
  * Finishes MPI at exit(), aborts it at die(). Call it first in main(), after err_init(). */
 void comm_init(int *argc, char ***argv);
+/* Ends the process at once, and the job with it, with this exit code where the launcher allows it. For a thread of which others
+ * hang in MPI. */
+void comm_leave(int code) __attribute__((noreturn));
 struct comm *comm_world(void);
 /* Rank among those on this host, and how many they are. */
 int comm_local_rank(void);

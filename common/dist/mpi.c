@@ -7,6 +7,8 @@
 #define _DEFAULT_SOURCE
 #include <mpi.h>
 #include <fcntl.h>
+#include <stdbool.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <sys/ioctl.h>
 #include <unistd.h>
@@ -134,6 +136,12 @@ void mpi_finish(void)
     MPI_Finalize();
 }
 
+/* How a failed rank's exit code becomes the job's. MPICH's launcher, Hydra, ends the job on its own abort command, with the
+ * code in it; a rank that leaves without that command looks crashed to it, and when it sees the process end before the
+ * connection, the job's exit code is 1. Slurm kills on that command and forgets the code: there MPI's abort of a
+ * communicator that is not MPI_COMM_WORLD makes each rank leave with it. */
+static bool by_hydra(void) { return getenv("HYDI_CONTROL_FD") != NULL; }
+
 /* Until the launcher has taken what was written into a pipe to it; a second at most. */
 static void wait_until_read(int fd)
 {
@@ -142,24 +150,37 @@ static void wait_until_read(int fd)
         usleep(1000);
 }
 
+/* Hydra drops words that it has not read when the job ends. Those of other ranks get a moment. */
+static void let_hydra_read(void)
+{
+    wait_until_read(STDOUT_FILENO);
+    wait_until_read(STDERR_FILENO);
+    usleep(50000);
+}
+
 void mpi_abort(int code)
 {
     if (world == MPI_COMM_NULL)
         return;
-    /* Hydra ends the job on its own abort command, with the code in it, and drops words it has not read; a rank that
-     * leaves without that command looks crashed to it, and when it sees the process end before the connection, the
-     * job's exit code is 1. Slurm kills on that command and forgets the code: there MPI's abort of a
-     * communicator that is not MPI_COMM_WORLD makes each rank leave with it. */
-    int hydra = getenv("HYDI_CONTROL_FD") != NULL;
-    if (hydra) {
-        wait_until_read(STDOUT_FILENO);
-        wait_until_read(STDERR_FILENO);
-    }
+    if (by_hydra())
+        let_hydra_read();
     /* The reason has been said in one line; MPI would add its own. */
     int null = open("/dev/null", O_WRONLY);
     if (null >= 0)
         dup2(null, STDERR_FILENO);
-    MPI_Abort(hydra ? MPI_COMM_WORLD : world, code);
+    MPI_Abort(by_hydra() ? MPI_COMM_WORLD : world, code);
+}
+
+void mpi_leave(int code)
+{
+    const char *pmi = getenv("PMI_FD");
+    if (!by_hydra() || !pmi)
+        return;
+    let_hydra_read();
+    char command[64];
+    int n = snprintf(command, sizeof command, "cmd=abort exitcode=%d\n", code); /* PMI-1, which Hydra always understands */
+    if (write((int)strtol(pmi, NULL, 10), command, (size_t)n) == n)
+        sleep(1); /* until Hydra ends this process */
 }
 
 void mpi_answer(void)

@@ -13,6 +13,8 @@ struct comm *solo_world(void);
 struct comm *mpi_world(int *argc, char ***argv);
 void mpi_finish(void);
 void mpi_abort(int code);
+/* Tells the launcher that the job ends, without MPI. Returns when it does not hear. */
+void mpi_leave(int code);
 /* Answers what other ranks want of the library. */
 void mpi_answer(void);
 /* Collective over the world: rank and number of ranks on this host. */

@@ -10,6 +10,7 @@
 
 #include "common/base/err.h"
 #include "common/base/meter.h"
+#include "common/dist/comm.h"
 
 static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER; /* of the next three, held for moments only */
 static const char *phase = "start";
@@ -48,7 +49,7 @@ static void *watch(void *unused)
             continue;
         say(what, at, seconds);
         nap(2);
-        _exit(EXIT_AGAIN);
+        comm_leave(EXIT_AGAIN);
     }
 }
 
