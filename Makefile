@@ -210,7 +210,7 @@ $O/emulated/host/%.o: kernels/cuda/%.c $O/emuflags
 	$Q$(CC) $(CUDA_C) -DSSM_EMULATE -MMD -MP -c -o $@ $<
 $(EMULATED): $(CUDA_SRC:kernels/%.cu=$O/emulated/%.o) $O/emulated/emulate.o $(patsubst %,$O/emulated/host/%.o,memory gemm_emulated links_emulated plans open runtime_emulated)
 	@mkdir -p $(@D)
-	$Q$(CXX) -shared -fopenmp -Wl,--version-script=$(CUDA_SYMBOLS) $(if $(filter 1,$(SAN)),-fsanitize=address$(comma)undefined) -o $@ $^ -lm
+	$Q$(CXX) -shared -fopenmp -Wl,--version-script=$(CUDA_SYMBOLS) $(if $(filter 1,$(SAN)),-fsanitize=address$(comma)undefined) -o $@ $^ -lrt -lm
 
 -include $(shell find $O -name '*.d' 2>/dev/null)
 

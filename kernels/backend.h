@@ -389,7 +389,7 @@ struct plans_sum {
 
 #define BACKEND_VERSION 6
 
-enum { ASK_MOST = 4096 };
+enum { ASK_MOST = 4096, OWN_MARKS = 2, MARK_NEXT = -1 };
 
 struct backend {
     int version;
@@ -402,7 +402,7 @@ struct backend {
     void (*upload)(void *dev, const void *host, size_t bytes);
     void (*download)(void *host, const void *dev, size_t bytes);
     /* The same in two halves, of ASK_MOST bytes at most: the first asks for what it is now, the second waits for that
-     * alone, not for the ops that stand between. Nothing else may stand there. */
+     * alone, not for the ops that stand between. No other copy between host and device may stand there. */
     void (*ask)(const void *dev, size_t bytes);
     void (*answer)(void *host);
     /* The same beside what the device is given next. `host` is memory of host_alloc(), which may hold anything, is slow to be
@@ -420,8 +420,10 @@ struct backend {
     const char *(*fault)(void);                 /* NULL, or the text of the first error since the last call, as far as it is known */
     const char *(*sync)(void);                  /* the same, of all that the device was given: waits */
     void (*info)(struct device_info *);
-    int (*mark)(void);                          /* a point between two calls; the number of marks is limited to 65536, */
-    double (*between)(int from, int to);        /* then the oldest are forgotten. Seconds from one to another; waits */
+    /* A point between two calls: number `own` of OWN_MARKS, or, with MARK_NEXT, one of 4096, of which the oldest are forgotten.
+     * Seconds from one to another; waits for the second. */
+    int (*mark)(int own);
+    double (*between)(int from, int to);
 
     void (*matmul)(const struct matmul *);
     size_t (*colsum_work)(const struct colsum *);

@@ -10,7 +10,7 @@
 #include "cost.h"
 
 #define FIRST 3      /* steps that are left out: they warm up caches, clocks and allocators */
-#define PENDING 1000 /* calls between two looks at the marks, of which a backend remembers 65536 */
+#define PENDING 1000 /* calls between two looks at the marks, of which a backend remembers 4096 */
 
 enum {
 #define ROW(op, type) ROW_##op,
@@ -54,7 +54,7 @@ static struct {
 /* Waits for the device. */
 static void look(void)
 {
-    int now = p.be->mark();
+    int now = p.be->mark(MARK_NEXT);
 
     for (int i = 0; i < p.n; i++)
         p.row[p.pending[i].row].seconds += p.be->between(p.pending[i].from, p.pending[i].to);
@@ -71,7 +71,7 @@ static void record(int row, int from, struct cost c)
 
     p.pending[p.n].row = row;
     p.pending[p.n].from = from;
-    p.pending[p.n++].to = p.be->mark();
+    p.pending[p.n++].to = p.be->mark(MARK_NEXT);
     r->calls++;
     r->flop += c.flop;
     r->bytes += c.bytes;
@@ -83,7 +83,7 @@ static void record(int row, int from, struct cost c)
 #define MEASURED(op, type)                                                                                   \
     static void front_##op(const struct type *a)                                                             \
     {                                                                                                        \
-        int from = p.on ? p.be->mark() : 0;                                                                  \
+        int from = p.on ? p.be->mark(MARK_NEXT) : 0;                                                         \
                                                                                                              \
         p.be->op(a);                                                                                         \
         if (p.on)                                                                                            \
@@ -93,7 +93,7 @@ COST_OPS(MEASURED)
 
 static void front_copy(void *dst, const void *src, size_t bytes)
 {
-    int from = p.on ? p.be->mark() : 0;
+    int from = p.on ? p.be->mark(MARK_NEXT) : 0;
 
     p.be->copy(dst, src, bytes);
     if (p.on)
@@ -102,7 +102,7 @@ static void front_copy(void *dst, const void *src, size_t bytes)
 
 static void front_zero(void *x, size_t bytes)
 {
-    int from = p.on ? p.be->mark() : 0;
+    int from = p.on ? p.be->mark(MARK_NEXT) : 0;
 
     p.be->zero(x, bytes);
     if (p.on)
@@ -183,7 +183,7 @@ void profile_step(void)
     p.seen++;
     if (p.seen == FIRST) {
         p.on = true;
-        p.last = p.be->mark();
+        p.last = p.be->mark(MARK_NEXT);
     }
     if (p.seen == FIRST + p.want)
         print();

@@ -112,20 +112,20 @@ static void dev_memory(void **state)
     device_be->free(p);
 }
 
-/* Marks are points in time, in order, and the last 65536 are remembered. */
+/* Marks are points in time, in order, and the last 4096 are remembered, beside those of one's own. */
 static void dev_marks(void **state)
 {
     const int64_t n = 1 << 16;
     float *p = device_be->alloc((size_t)n * sizeof(float));
-    int first = device_be->mark(), middle, last;
+    int first = device_be->mark(MARK_NEXT), middle, last;
     double one, two, both;
 
     (void)state;
     assert_non_null(p);
     device_be->zero(p, (size_t)n * sizeof(float));
-    middle = device_be->mark();
+    middle = device_be->mark(MARK_NEXT);
     device_be->copy(p, p + n / 2, (size_t)n / 2 * sizeof(float));
-    last = device_be->mark();
+    last = device_be->mark(MARK_NEXT);
     one = device_be->between(first, middle);
     two = device_be->between(middle, last);
     both = device_be->between(first, last);
@@ -133,13 +133,15 @@ static void dev_marks(void **state)
     assert_true(fabs(one + two - both) <
                 1e-5); /* seconds: a device's marks have a grain of about a microsecond */
     assert_true(device_be->between(last, last) == 0);
-    first = device_be->mark();
+    int mine = device_be->mark(OWN_MARKS - 1);
+    first = device_be->mark(MARK_NEXT);
     for (int i = 0; i < 4095; i++)
-        last = device_be->mark();
+        last = device_be->mark(MARK_NEXT);
     assert_true(device_be->between(first, last) >= 0);
     for (int i = 0; i < 5000; i++)
-        last = device_be->mark();
-    assert_true(device_be->between(last, device_be->mark()) >= 0);
+        last = device_be->mark(MARK_NEXT);
+    assert_true(device_be->between(last, device_be->mark(MARK_NEXT)) >= 0);
+    assert_true(device_be->between(mine, last) > both);
     assert_null(device_be->sync());
     device_be->free(p);
 }

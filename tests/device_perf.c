@@ -97,15 +97,15 @@ static double median(void (*f)(const void *), const void *arg)
     const char *fault;
 
     f(arg);
-    mark[0] = device_be->mark();
+    mark[0] = device_be->mark(MARK_NEXT);
     f(arg);
-    mark[1] = device_be->mark();
+    mark[1] = device_be->mark(MARK_NEXT);
     int calls = 1 + (int)(BATCH_S / fmax(device_be->between(mark[0], mark[1]), 1e-6));
-    mark[0] = device_be->mark();
+    mark[0] = device_be->mark(MARK_NEXT);
     for (int i = 0; i < RUNS; i++) {
         for (int k = 0; k < calls; k++)
             f(arg);
-        mark[i + 1] = device_be->mark();
+        mark[i + 1] = device_be->mark(MARK_NEXT);
     }
     for (int i = 0; i < RUNS; i++)
         time[i] = device_be->between(mark[i], mark[i + 1]) / calls;

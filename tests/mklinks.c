@@ -2,7 +2,7 @@
  * SPDX-License-Identifier: MIT
  *
  * usage: mpiexec -n N mklinks [FLOATS]
- * A GPU for each rank. Every collective, in the whole group and in halves of it, on odd sizes and on one of FLOATS (4 Mi + 3).
+ * A GPU for each rank, or the emulation. Every collective, in the whole group and in halves of it, on odd sizes and on one of FLOATS (4 Mi + 3).
  * Sums may differ from those in rank order by rounding, but not between two runs of them. With two ranks they must not differ.
  */
 #include <math.h>

@@ -302,17 +302,17 @@ void test_memory(void **state)
 void test_marks(void **state)
 {
     struct timespec pause = { 0, 20000000 };
-    int first = ops_be->mark(), last;
+    int first = ops_be->mark(MARK_NEXT), last;
 
     (void)state;
     nanosleep(&pause, NULL);
-    last = ops_be->mark();
+    last = ops_be->mark(MARK_NEXT);
     assert_true(ops_be->between(first, last) >= 0.02);
     assert_true(ops_be->between(first, last) < 10);
     assert_true(ops_be->between(first, first) == 0);
     for (int i = 0; i < 5000; i++)
-        last = ops_be->mark();
-    assert_true(ops_be->between(last, ops_be->mark()) >= 0);
+        last = ops_be->mark(MARK_NEXT);
+    assert_true(ops_be->between(last, ops_be->mark(MARK_NEXT)) >= 0);
 }
 
 /* What is not known is 0. */

@@ -124,11 +124,12 @@ void trainer_free(struct trainer *t)
 
 /* Gradients that are whole go to the other ranks beside what the backward pass still does, where the transport works by
  * itself (a device's): in buckets, which large messages are good for. */
+enum { BEGUN, WHOLE }; /* marks: a step begins; its gradients of this rank are there */
+
 struct buckets {
     struct trainer *t;
     int64_t end;        /* from here on they are under way */
     int64_t last;       /* the end of the last bucket, which nothing is left to hide; 0: nothing was sent */
-    int whole;          /* the mark at which this rank's own work is done */
 };
 
 static void grads_done(void *arg, int64_t begin)
@@ -137,7 +138,7 @@ static void grads_done(void *arg, int64_t begin)
     if (b->end - begin < b->t->opt.bucket && begin > 0)
         return;
     if (begin == 0) { /* what looks at the others may begin */
-        b->whole = b->t->net->be->mark();
+        b->t->net->be->mark(WHOLE);
         comm_join(b->t->device);
         b->last = b->end;
     }
@@ -159,11 +160,12 @@ static const int32_t *begins(const struct trainer *t, const int32_t *start, int6
     return NULL;
 }
 
-/* The losses of all micro-batches are left in t->loss, the gradients' sum in net->grads; nothing is waited for. */
-static struct buckets accumulate(struct trainer *t, const struct loaded *b)
+/* The losses of all micro-batches are left in t->loss, the gradients' sum in net->grads; nothing is waited for. Returns
+ * buckets.last. */
+static int64_t accumulate(struct trainer *t, const struct loaded *b)
 {
     int64_t T = t->opt.seq_len, micro = t->opt.micro_rows;
-    struct buckets buckets = { t, t->net->ps.slab, 0, 0 };
+    struct buckets buckets = { t, t->net->ps.slab, 0 };
     const struct net_ready ready = { grads_done, &buckets };
     t->net->be->zero(t->net->grads, (size_t)t->net->ps.slab * sizeof(float));
     for (int64_t r = 0, k = 0; r < b->rows; r += micro, k++) {
@@ -185,8 +187,8 @@ static struct buckets accumulate(struct trainer *t, const struct loaded *b)
         net_train(t->ctx, &mb, in, out, t->loss + r * T, overlaps(t) && r + micro >= b->rows ? &ready : NULL);
     }
     if (!overlaps(t))
-        buckets.whole = t->net->be->mark();
-    return buckets;
+        t->net->be->mark(WHOLE);
+    return buckets.last;
 }
 
 /* What a step that is not finite has left in the carried states is not worth carrying. */
@@ -259,9 +261,9 @@ static const double *seen_by_all(const struct trainer *t)
 struct step_report trainer_step(struct trainer *t, const struct loaded *b, double rate, struct step_wish wish)
 {
     const struct backend *be = t->net->be;
-    int first = be->mark();
+    be->mark(BEGUN);
     watch_phase("forward and backward", t->step + 1);
-    struct buckets buckets = accumulate(t, b);
+    int64_t last = accumulate(t, b);
     be->total(&(struct total){ .n = b->rows * t->opt.seq_len, .x = t->loss, .sum = &t->seen[0] });
     watch_phase("sum of the gradients", t->step + 1);
     double sums[4] = { (double)b->n_targets, wish.stop, wish.save, trainer_save_is_written(t) };
@@ -269,7 +271,7 @@ struct step_report trainer_step(struct trainer *t, const struct loaded *b, doubl
     if (!overlaps(t))
         comm_sum_f32(t->device, t->net->grads, t->net->ps.slab);
     double begin = now_seconds();
-    sum_of_squares(t, buckets.last, &t->seen[1]);
+    sum_of_squares(t, last, &t->seen[1]);
     double compute = now_seconds() - begin;
     struct judge judge = { .ranks = t->comm->size,
                            .count = sums[0] > 0 ? sums[0] : 1,
@@ -286,7 +288,9 @@ struct step_report trainer_step(struct trainer *t, const struct loaded *b, doubl
     if (!empty)
         update(t, rate);
     compute += now_seconds() - begin;
-    watch_phase("waiting for the device", t->step + 1);
+    watch_phase("forward and backward", t->step + 1); /* where a device is still at it */
+    compute += be->between(BEGUN, WHOLE);
+    watch_phase("sum of the gradients", t->step + 1);
     struct verdict verdict;
     be->answer(&verdict);
     check_device(t);
@@ -294,7 +298,7 @@ struct step_report trainer_step(struct trainer *t, const struct loaded *b, doubl
     struct step_report r = { .loss = verdict.loss,
                              .grad_norm = verdict.norm,
                              .tokens = (int64_t)sums[0],
-                             .compute = compute + be->between(first, buckets.whole),
+                             .compute = compute,
                              .computed = b->batch * t->opt.seq_len,
                              .skipped = verdict.gscale == 0,
                              .stop = sums[1] > 0,
@@ -321,6 +325,7 @@ bool trainer_is_finite(struct trainer *t)
     double sum;
     t->net->be->total(&(struct total){ .n = t->net->ps.slab, .square = true, .x = t->net->weights, .sum = t->seen });
     t->net->be->download(&sum, t->seen, sizeof sum);
+    check_device(t);
     int64_t bad = !isfinite(sum);
     return comm_max_i64(t->comm, bad) == 0;
 }

@@ -61,7 +61,7 @@ struct step_report {
     double loss;                /* mean over the scored tokens of the whole batch, nats */
     double grad_norm;           /* of the mean loss, before clipping */
     int64_t tokens;             /* scored in this step by all ranks */
-    double compute;             /* seconds of this rank for itself, without waiting for others */
+    double compute;             /* seconds of this rank for itself, without waiting for others; of a device, its passes */
     int64_t computed;           /* put through the model by all ranks: each row's seq_len, whatever is in it */
     double loss_z, norm_z;      /* see health.h */
     bool skipped;               /* no update was made */
@@ -88,8 +88,8 @@ void trainer_free(struct trainer *t);
  * `rate`. Frozen tensors have no gradient: they count in no norm, and they and their moments stand still. wish: of
  * this rank; all ranks get the same answer. A step whose loss or gradient norm is not finite, or beyond the
  * z-limits, is skipped: its samples are taken, nothing else changes (carried states begin anew where they may not be
- * finite). All ranks judge by the same numbers, so they agree on any hardware. Nothing is allocated, and the device judges,
- * so that it never waits for the host: the host waits once, for the verdict, beside the update. */
+ * finite). All ranks judge by the same numbers, so they agree on any hardware. No device memory is allocated, and the device
+ * judges, so that it never waits for the host: the host waits for the verdict, beside the update. */
 struct step_report trainer_step(struct trainer *t, const struct loaded *b, double rate, struct step_wish wish);
 /* Collective. No weight is infinite or NaN. */
 bool trainer_is_finite(struct trainer *t);

@@ -2,7 +2,7 @@
  * SPDX-License-Identifier: MIT
  *
  * Ops are begun on one stream and return at once; nothing but sync(), download(), wait_downloads(), between() and
- * answer() waits, and matmul while products are measured. An error is kept until sync() tells it.
+ * answer() waits, and matmul while products are measured. An error is kept until fault() or sync() tells it.
  */
 #ifndef SSM_CUDA_H
 #define SSM_CUDA_H

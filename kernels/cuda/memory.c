@@ -10,7 +10,7 @@
 #include "memory.h"
 #include "runtime.h"
 
-enum { PIECE = 4 << 20, PIECES = 4, BESIDE = 32 << 20, MARKS = 65536 };
+enum { PIECE = 4 << 20, PIECES = 4, BESIDE = 32 << 20, MARKS = 4096 };
 
 static cudaStream_t stream;
 static struct {
@@ -23,7 +23,7 @@ static struct {
     cudaEvent_t given, arrived; /* all that the ops' stream was given; all copies that were begun */
 } beside;
 static int gpu;
-static cudaEvent_t marks[MARKS];
+static cudaEvent_t marks[OWN_MARKS + MARKS];
 static unsigned marked;
 static double *parts;           /* [CUDA_TOTAL_PARTS] on the device */
 static char error_text[512];
@@ -208,9 +208,9 @@ const char *memory_sync(void)
     return memory_fault();
 }
 
-int memory_mark(void)
+int memory_mark(int own)
 {
-    int i = (int)(marked++ % MARKS);
+    int i = own >= 0 ? own : OWN_MARKS + (int)(marked++ % MARKS);
     if (!marks[i])
         cuda_note("mark", cudaEventCreateWithFlags(&marks[i], cudaEventDefault));
     cuda_note("mark", cudaEventRecord(marks[i], stream));

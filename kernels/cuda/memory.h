@@ -23,7 +23,7 @@ void memory_copy(void *dst, const void *src, size_t bytes);
 void memory_zero(void *p, size_t bytes);
 const char *memory_fault(void);
 const char *memory_sync(void);
-int memory_mark(void);
+int memory_mark(int own);
 double memory_between(int from, int to);
 
 #endif
