@@ -100,10 +100,11 @@ LIB_OBJ := $(COMMON_SRC:%.c=$O/%.o) $(if $(filter 1,$(SENTENCEPIECE)),$O/common/
 TOOL_BIN := $(TOOLS:%=$O/bin/%)
 TEST_BIN := $(TEST_BINS:%=$O/tests/%)
 PLUGIN := $(if $(wildcard common/io/h5zstd_plugin.c),$O/lib/libh5zstd.so)
-# The CUDA backend, a shared object that the tools load; and the same kernels on an emulation, for the tests.
+# The CUDA backend, a shared object that the tools load; and the same kernels on an emulation, for the tests: this one is what
+# sanitizers look at.
 CUDA_SRC := $(wildcard kernels/*.cu)
 CUDA_HOME ?= $(patsubst %/bin/nvcc,%,$(realpath $(shell command -v nvcc 2>/dev/null)))
-CUDA_SO := $(if $(filter 1,$(CUDA)),$O/lib/libssmcuda.so)
+CUDA_SO := $(if $(filter 1,$(SAN)),,$(if $(filter 1,$(CUDA)),$O/lib/libssmcuda.so))
 EMULATED := $(if $(shell command -v $(CXX) 2>/dev/null),$O/lib/libssmcuda-emulated.so)
 CUDA_SYMBOLS := kernels/cuda/symbols.map
 
