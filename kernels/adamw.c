@@ -9,6 +9,7 @@
 #include <math.h>
 
 #include "cpu.h"
+#include "judge.h"
 
 #define BLOCK 4096 /* elements that one thread takes at a time: 16 KiB of each array */
 
@@ -113,14 +114,4 @@ void cpu_total(const struct total *a)
     *a->sum = sum;
 }
 
-void cpu_judge(const struct judge *a)
-{
-    struct verdict v = { 0, sqrt(a->seen[1]) / a->count, 0 };
-
-    for (int64_t r = 0; r < a->ranks; r++)
-        v.loss += a->seen[2 * r];
-    v.loss /= a->count;
-    if (isfinite(v.loss) && isfinite(v.norm) && (float)v.loss <= a->loss_limit && (float)v.norm <= a->norm_limit)
-        v.gscale = (float)((a->clip > 0 && v.norm > a->clip ? a->clip / v.norm : 1) / a->count);
-    *a->verdict = v;
-}
+void cpu_judge(const struct judge *a) { judge_step(a); }

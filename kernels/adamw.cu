@@ -3,9 +3,10 @@
  *
  * Formulas: adamw.c; the scalars are made in double, once. A thread takes four elements, which share a byte of the
  * mask: 16 bytes read and 12 written an element, 2 more for the copy in bf16, 8 more for the running mean. The verdict is made
- * here, in the doubles and the order of the CPU's, so that the update does not wait for the host.
+ * here, so that the update does not wait for the host.
  */
 #include "device.cuh"
+#include "judge.h"
 
 namespace {
 
@@ -140,19 +141,7 @@ template <int N> void launch_sum(const struct total *a, double *part)
         LAUNCH((sum_kernel<N, false>), CUDA_TOTAL_PARTS, THREADS, 0, a->x, a->n, part);
 }
 
-__device__ __forceinline__ bool is_finite(double x) { return x - x == 0; }
-
-__global__ void judge_kernel(struct judge a)
-{
-    struct verdict v = { 0, sqrt(a.seen[1]) / a.count, 0 };
-
-    for (int64_t r = 0; r < a.ranks; r++)
-        v.loss += a.seen[2 * r];
-    v.loss /= a.count;
-    if (is_finite(v.loss) && is_finite(v.norm) && (float)v.loss <= a.loss_limit && (float)v.norm <= a.norm_limit)
-        v.gscale = (float)((a.clip > 0 && v.norm > a.clip ? a.clip / v.norm : 1) / a.count);
-    *a.verdict = v;
-}
+__global__ void judge_kernel(struct judge a) { judge_step(&a); }
 
 }
 

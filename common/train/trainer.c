@@ -122,10 +122,10 @@ void trainer_free(struct trainer *t)
     free(t);
 }
 
-/* Gradients that are whole go to the other ranks beside what the backward pass still does, where the transport works by
- * itself (a device's): in buckets, which large messages are good for. */
 enum { BEGUN, WHOLE }; /* marks: a step begins; its gradients of this rank are there */
 
+/* Gradients that are whole go to the other ranks beside what the backward pass still does, where the transport works by
+ * itself (a device's): in buckets, which large messages are good for. */
 struct buckets {
     struct trainer *t;
     int64_t end;        /* from here on they are under way */
@@ -258,6 +258,20 @@ static const double *seen_by_all(const struct trainer *t)
     return t->seen + 2;
 }
 
+/* Whether an update is made; answered by be->answer(). count: targets of all ranks. */
+static void ask_for_verdict(const struct trainer *t, double count)
+{
+    const struct backend *be = t->net->be;
+    struct judge judge = { .ranks = t->comm->size,
+                           .count = count > 0 ? count : 1,
+                           .clip = t->opt.clip,
+                           .seen = seen_by_all(t),
+                           .verdict = t->verdict };
+    health_limits(&t->health, t->opt.skip_loss_z, t->opt.skip_norm_z, &judge.loss_limit, &judge.norm_limit);
+    be->judge(&judge);
+    be->ask(t->verdict, sizeof *t->verdict);
+}
+
 struct step_report trainer_step(struct trainer *t, const struct loaded *b, double rate, struct step_wish wish)
 {
     const struct backend *be = t->net->be;
@@ -273,14 +287,7 @@ struct step_report trainer_step(struct trainer *t, const struct loaded *b, doubl
     double begin = now_seconds();
     sum_of_squares(t, last, &t->seen[1]);
     double compute = now_seconds() - begin;
-    struct judge judge = { .ranks = t->comm->size,
-                           .count = sums[0] > 0 ? sums[0] : 1,
-                           .clip = t->opt.clip,
-                           .seen = seen_by_all(t),
-                           .verdict = t->verdict };
-    health_limits(&t->health, t->opt.skip_loss_z, t->opt.skip_norm_z, &judge.loss_limit, &judge.norm_limit);
-    be->judge(&judge);
-    be->ask(t->verdict, sizeof *t->verdict);
+    ask_for_verdict(t, sums[0]);
     check_device(t); /* of what could not be begun nothing is learnt */
     watch_phase("optimizer", t->step + 1);
     begin = now_seconds();

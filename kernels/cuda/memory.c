@@ -101,6 +101,21 @@ void memory_upload(void *dev, const void *host, size_t bytes)
     }
 }
 
+/* Begins to bring `bytes`, a piece at most, and says into which. */
+static int fetch(const void *dev, size_t bytes)
+{
+    int i = next_piece();
+    cuda_note("download", cudaMemcpyAsync(ring.host[i], dev, bytes, cudaMemcpyDeviceToHost, stream));
+    cuda_note("download", cudaEventRecord(ring.free[i], stream));
+    return i;
+}
+
+static void take(void *host, int piece, size_t bytes)
+{
+    cuda_note("download", cudaEventSynchronize(ring.free[piece]));
+    memcpy(host, ring.host[piece], bytes);
+}
+
 void memory_download(void *host, const void *dev, size_t bytes)
 {
     size_t came = 0;
@@ -108,16 +123,12 @@ void memory_download(void *host, const void *dev, size_t bytes)
     for (size_t at = 0; at < bytes || came < bytes;) {
         if (at < bytes && at - came < 2 * (size_t)PIECE) {
             size_t n = bytes - at < PIECE ? bytes - at : PIECE;
-            int i = next_piece();
-            cuda_note("download", cudaMemcpyAsync(ring.host[i], (const char *)dev + at, n, cudaMemcpyDeviceToHost, stream));
-            cuda_note("download", cudaEventRecord(ring.free[i], stream));
+            fetch((const char *)dev + at, n);
             at += n;
             continue;
         }
         size_t n = bytes - came < PIECE ? bytes - came : PIECE;
-        int i = (first + (int)(came / PIECE)) % PIECES;
-        cuda_note("download", cudaEventSynchronize(ring.free[i]));
-        memcpy((char *)host + came, ring.host[i], n);
+        take((char *)host + came, (first + (int)(came / PIECE)) % PIECES, n);
         came += n;
     }
 }
@@ -131,17 +142,11 @@ void memory_ask(const void *dev, size_t bytes)
 {
     if (bytes > ASK_MOST)
         cuda_fault("ask", "bytes", "is more than ASK_MOST");
-    asked.piece = next_piece();
+    asked.piece = fetch(dev, bytes);
     asked.bytes = bytes;
-    cuda_note("download", cudaMemcpyAsync(ring.host[asked.piece], dev, bytes, cudaMemcpyDeviceToHost, stream));
-    cuda_note("download", cudaEventRecord(ring.free[asked.piece], stream));
 }
 
-void memory_answer(void *host)
-{
-    cuda_note("download", cudaEventSynchronize(ring.free[asked.piece]));
-    memcpy(host, ring.host[asked.piece], asked.bytes);
-}
+void memory_answer(void *host) { take(host, asked.piece, asked.bytes); }
 
 void *memory_host_alloc(size_t bytes)
 {
